@@ -1,0 +1,213 @@
+"""ModelSpec: a model's shapes, module by module, as the transformers class would build them.
+
+Names are those of config.json and of the real modules, so that PEFT's `target_modules` mean the same here as there.
+`profiles/families/` turns a config.json into this record; nothing here knows any architecture.
+"""
+
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from profiles.record import Record
+
+NormKind = Literal["rmsnorm", "layernorm"]
+LinearKind = Literal["linear", "conv1d", "parameter"]
+
+
+class Linear(Record):
+    """One matmul weight of shape (out_features, in_features), `copies` times (experts).
+
+    kind "parameter" is a bare tensor (fused experts): PEFT's target_modules and bitsandbytes do not see it.
+    `active` is how many of the copies a token passes through.
+    """
+
+    name: str
+    role: Literal[
+        "q",
+        "k",
+        "v",
+        "o",
+        "qkv",
+        "kv_a",
+        "kv_b",
+        "q_a",
+        "q_b",
+        "gate",
+        "up",
+        "gate_up",
+        "down",
+        "router",
+        "shared_gate",
+        "head",
+        "dense",
+    ]
+    in_features: PositiveInt
+    out_features: PositiveInt
+    bias: bool = False
+    kind: LinearKind = "linear"
+    copies: PositiveInt = 1
+    active: PositiveInt = 1
+    shared_expert: bool = False
+
+    @property
+    def weight_parameters(self) -> int:
+        """Weight elements of all copies."""
+        return self.in_features * self.out_features * self.copies
+
+    @property
+    def bias_parameters(self) -> int:
+        """Bias elements of all copies."""
+        return self.out_features * self.copies if self.bias else 0
+
+
+class Norm(Record):
+    """A normalisation layer over `size` features. `place` says where it stands in the block."""
+
+    name: str
+    size: PositiveInt
+    kind: NormKind = "rmsnorm"
+    bias: bool = False
+    place: Literal[
+        "pre_attention", "post_attention", "pre_mlp", "post_mlp", "q", "k", "q_a", "kv_a", "final", "embedding"
+    ] = "pre_attention"
+    per_head: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """Weight and bias elements."""
+        return self.size * (2 if self.bias else 1)
+
+
+class Attention(Record):
+    """Attention shapes. `head_dim` is the width of q and k; `v_head_dim` that of v (they differ under MLA)."""
+
+    num_heads: PositiveInt
+    num_key_value_heads: PositiveInt
+    head_dim: PositiveInt
+    v_head_dim: PositiveInt
+    rotary: bool = True
+    alibi: bool = False
+    causal: bool = True
+    sliding_window: PositiveInt | None = None
+    logit_softcap: bool = False
+    sinks: bool = False
+    kind: Literal["standard", "mla"] = "standard"
+
+    @property
+    def q_width(self) -> int:
+        """num_heads * head_dim."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """num_key_value_heads * head_dim."""
+        return self.num_key_value_heads * self.head_dim
+
+
+class Mlp(Record):
+    """Feed-forward shapes. `gated`: act(gate) * up. Mixture: `experts` > 0, `experts_per_token` of them active."""
+
+    intermediate_size: PositiveInt
+    gated: bool = True
+    activation: str = "silu"
+    experts: int = Field(0, ge=0)
+    experts_per_token: int = Field(0, ge=0)
+    shared_intermediate_size: int = Field(0, ge=0)
+
+
+class Block(Record):
+    """One transformer layer: its matmul weights in forward order, norms, and what else it holds."""
+
+    attention: Attention
+    mlp: Mlp
+    linears: tuple[Linear, ...]
+    norms: tuple[Norm, ...]
+    parallel: bool = False  # attention and MLP read the same normed input (Falcon, GPT-NeoX, Phi)
+    other_parameters: int = Field(0, ge=0)  # sinks, router corrections, scales: trained by full fine-tuning only
+
+    @cached_property
+    def parameters(self) -> int:
+        """All parameters of one such layer."""
+        return (
+            sum(x.weight_parameters + x.bias_parameters for x in self.linears)
+            + sum(n.parameters for n in self.norms)
+            + self.other_parameters
+        )
+
+
+class LayerGroup(Record):
+    """`count` equal layers."""
+
+    count: PositiveInt
+    block: Block
+
+
+class Embedding(Record):
+    """A lookup table (rows, width)."""
+
+    name: str
+    rows: PositiveInt
+    width: PositiveInt
+
+    @property
+    def parameters(self) -> int:
+        """rows * width."""
+        return self.rows * self.width
+
+
+class ModelSpec(Record):
+    """Everything that the estimators need to know of a model. `config` is the config.json it came from."""
+
+    name: str
+    model_type: str
+    architecture: str
+    kind: Literal["causal-lm", "encoder", "encoder-decoder"]
+    hidden_size: PositiveInt
+    vocab_size: PositiveInt
+    max_position_embeddings: PositiveInt
+    tie_word_embeddings: bool
+    embeddings: tuple[Embedding, ...]
+    layers: tuple[LayerGroup, ...]
+    extra_linears: tuple[Linear, ...] = ()  # outside the layers: projections, poolers, an encoder's head transform
+    extra_norms: tuple[Norm, ...] = ()  # embedding norm, final norm, head norm
+    head: Linear | None
+    other_parameters: int = Field(0, ge=0)
+    config: dict[str, Any] = Field(default_factory=dict, repr=False)
+
+    @cached_property
+    def num_hidden_layers(self) -> int:
+        """Layers of all groups."""
+        return sum(g.count for g in self.layers)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Every parameter once: a tied head counts as the embedding that it is (its bias still counts)."""
+        head = 0
+        if self.head is not None:
+            head = self.head.bias_parameters + (0 if self.tie_word_embeddings else self.head.weight_parameters)
+        return (
+            sum(e.parameters for e in self.embeddings)
+            + sum(g.count * g.block.parameters for g in self.layers)
+            + sum(x.weight_parameters + x.bias_parameters for x in self.extra_linears)
+            + sum(n.parameters for n in self.extra_norms)
+            + head
+            + self.other_parameters
+        )
+
+    @cached_property
+    def bias_parameters(self) -> int:
+        """Elements of all tensors named `*.bias`: what BitFit trains."""
+        linears = sum(g.count * sum(x.bias_parameters for x in g.block.linears) for g in self.layers)
+        norms = sum(g.count * sum(n.size for n in g.block.norms if n.bias) for g in self.layers)
+        outside = sum(x.bias_parameters for x in self.extra_linears) + sum(n.size for n in self.extra_norms if n.bias)
+        return linears + norms + outside + (self.head.bias_parameters if self.head is not None else 0)
+
+    @cached_property
+    def active_parameters(self) -> int:
+        """Parameters that one token passes through (equal to `parameters` unless there are experts)."""
+        idle = sum(
+            g.count * sum(x.in_features * x.out_features * (x.copies - x.active) for x in g.block.linears)
+            for g in self.layers
+        )
+        return self.parameters - idle
