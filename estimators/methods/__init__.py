@@ -1,0 +1,35 @@
+"""The registry of fine-tuning methods: one file each in this folder, found by its `METHOD`."""
+
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+
+from estimators.methods.base import AdaptedLinear, Method, TrainedTensors
+from profiles.errors import UnknownNameError
+
+__all__ = ["AdaptedLinear", "Method", "TrainedTensors", "get_method", "methods"]
+
+
+@cache
+def methods() -> dict[str, Method]:
+    """All methods by id."""
+    found: dict[str, Method] = {}
+    for module in iter_modules(__path__, f"{__name__}."):
+        method = getattr(import_module(module.name), "METHOD", None)
+        if method is not None:
+            found[method.id] = method
+    return found
+
+
+def get_method(name: str) -> Method:
+    """Return the method called `name`.
+
+    Raises:
+        UnknownNameError: there is none; near names are suggested.
+    """
+    try:
+        return methods()[name]
+    except KeyError:
+        near = tuple(get_close_matches(name, methods(), n=3))
+        raise UnknownNameError("method", name, near, f"Methods: {', '.join(sorted(methods()))}.") from None

@@ -1,0 +1,88 @@
+"""Method: what a fine-tuning method trains, what it adds to the model, and what it cannot be combined with."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from profiles.errors import InvalidInputError
+from profiles.model import Linear, ModelSpec
+from profiles.plan import QUANTIZED, Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedTensors:
+    """`tensors` equal parameters of `elements` each. `in_base`: they are the base model's own, in its dtype."""
+
+    elements: int
+    tensors: int
+    in_base: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptedLinear:
+    """A matmul weight with an adapter of rank `rank` beside it, in `layers` equal layers."""
+
+    linear: Linear
+    layers: int
+    rank: int
+
+
+class Method:
+    """One fine-tuning method. Subclasses stand in one file each and override what differs.
+
+    `trains_base`: base weights get gradients. `adds_tokens`: virtual tokens run through every layer with the input;
+    `adds_keys`: they stand in the attention's keys and values only.
+    """
+
+    id: str
+    title: str
+    peft_type: str | None = None
+    trains_base = False
+    needs_quantized_base = False
+    adds_tokens = False
+    adds_keys = False
+    uses_rank = False
+
+    def trained(self, model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:
+        """Yield everything that gets a gradient and optimizer states."""
+        raise NotImplementedError
+
+    def adapted(self, model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
+        """Return the linears that carry an adapter; empty for methods without any."""
+        return ()
+
+    def trainable_parameters(self, model: ModelSpec, plan: Plan) -> int:
+        """Elements of all trained tensors."""
+        return sum(t.elements * t.tensors for t in self.trained(model, plan))
+
+    def refusal(self, model: ModelSpec, plan: Plan) -> str | None:
+        """Say why this method cannot be used so, or None. Platform support is not this function's concern."""
+        if self.needs_quantized_base and plan.quantization not in QUANTIZED:
+            return f"{self.title} means adapters on a 4-bit base; on a {plan.quantization} base it is plain LoRA"
+        return None
+
+
+def target_linears(model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
+    """Resolve `target_modules` as PEFT does: 'all-linear' is every nn.Linear and Conv1D but the head.
+
+    Raises:
+        InvalidInputError: a name matches no module of this model.
+    """
+    wanted = set(plan.target_modules)
+    all_linear = "all-linear" in wanted
+    found: list[AdaptedLinear] = []
+    seen: set[str] = set()
+    for group in model.layers:
+        for linear in group.block.linears:
+            if linear.kind == "parameter" or not (all_linear or linear.name in wanted):
+                continue
+            seen.add(linear.name)
+            found.append(AdaptedLinear(linear=linear, layers=group.count * linear.copies, rank=plan.lora_rank))
+    missing = wanted - seen - {"all-linear"}
+    if missing:
+        names = sorted({x.name for g in model.layers for x in g.block.linears if x.kind != "parameter"})
+        raise InvalidInputError(
+            "target_modules",
+            f"{model.name} has no module {', '.join(sorted(missing))}",
+            f"its modules are {', '.join(names)}; 'all-linear' takes them all",
+        )
+    return tuple(found)
