@@ -33,7 +33,7 @@ class PrefixTuning(Method):
         yield TrainedTensors(elements=hidden * width + width, tensors=1)
 
     def refusal(self, model: ModelSpec, plan: Plan) -> str | None:
-        """PEFT (peft_model.py) raises on gradient checkpointing: the prefix lives in the KV cache, which it disables."""
+        """PEFT (peft_model.py) raises on checkpointing: the prefix lives in the KV cache, which that disables."""
         if plan.gradient_checkpointing != "none":
             return "prefix tuning cannot be combined with gradient checkpointing (PEFT refuses: it needs the KV cache)"
         if plan.packing:
