@@ -18,8 +18,9 @@ LinearKind = Literal["linear", "conv1d", "parameter"]
 class Linear(Record):
     """One matmul weight of shape (out_features, in_features), `copies` times (experts).
 
-    kind "parameter" is a bare tensor (fused experts): PEFT's target_modules and bitsandbytes do not see it.
-    `active` is how many of the copies a token passes through.
+    `name` is the path inside its layer (`self_attn.q_proj`), or the whole path when it stands outside the layers
+    (`lm_head`). kind "parameter" is a bare tensor (fused experts, routers), `name` then being the parameter's path:
+    PEFT's target_modules and bitsandbytes do not see it. `active` is how many of the copies a token passes through.
     """
 
     name: str
@@ -50,6 +51,10 @@ class Linear(Record):
     active: PositiveInt = 1
     shared_expert: bool = False
 
+    def is_named(self, target: str) -> bool:
+        """Whether PEFT's `target_modules` entry `target` (`q_proj`, `mlp.c_proj`) means this module."""
+        return self.kind != "parameter" and (self.name == target or self.name.endswith(f".{target}"))
+
     @property
     def weight_parameters(self) -> int:
         """Weight elements of all copies."""
@@ -62,7 +67,10 @@ class Linear(Record):
 
 
 class Norm(Record):
-    """A normalisation layer over `size` features. `place` says where it stands in the block."""
+    """A normalisation layer over `size` features. `place` says where it stands in the block.
+
+    `per_head`: one vector of `size` = head_dim serves every head. `affine` False: no weight and no bias at all.
+    """
 
     name: str
     size: PositiveInt
@@ -72,11 +80,12 @@ class Norm(Record):
         "pre_attention", "post_attention", "pre_mlp", "post_mlp", "q", "k", "q_a", "kv_a", "final", "embedding"
     ] = "pre_attention"
     per_head: bool = False
+    affine: bool = True
 
     @property
     def parameters(self) -> int:
         """Weight and bias elements."""
-        return self.size * (2 if self.bias else 1)
+        return self.size * (self.affine + self.bias)
 
 
 class Attention(Record):
@@ -87,6 +96,7 @@ class Attention(Record):
     head_dim: PositiveInt
     v_head_dim: PositiveInt
     rotary: bool = True
+    partial_rotary_factor: float = 1.0  # share of head_dim that is rotated
     alibi: bool = False
     causal: bool = True
     sliding_window: PositiveInt | None = None
@@ -169,10 +179,13 @@ class ModelSpec(Record):
     tie_word_embeddings: bool
     embeddings: tuple[Embedding, ...]
     layers: tuple[LayerGroup, ...]
+    layers_path: str = "model.layers"  # a linear's whole name is `{layers_path}.{i}.{name}`
     extra_linears: tuple[Linear, ...] = ()  # outside the layers: projections, poolers, an encoder's head transform
     extra_norms: tuple[Norm, ...] = ()  # embedding norm, final norm, head norm
     head: Linear | None
     other_parameters: int = Field(0, ge=0)
+    final_logit_softcap: bool = False  # logits pass through a tanh before the loss (Gemma 2)
+    notes: tuple[str, ...] = ()  # what the record leaves out, for people
     config: dict[str, Any] = Field(default_factory=dict, repr=False)
 
     @cached_property

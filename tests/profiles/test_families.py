@@ -1,0 +1,173 @@
+"""Families against the real transformers classes (meta device), and against broken configs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import profiles.families
+from profiles.errors import AdviseError, InvalidModelError, UnsupportedError
+from profiles.families import COMPOSITES, describe_model, registry
+from profiles.model import Linear, ModelSpec, Norm
+
+# Small configs, each with what its family can vary: at least two kinds of layers where there are kinds.
+BASE: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 128,
+}  # fmt: skip
+MOE = {"num_key_value_heads": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+MLA = {
+    "n_routed_experts": 4, "first_k_dense_replace": 1, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16, "v_head_dim": 12, "q_lora_rank": 20, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+LAYER_TYPES = ["sliding_attention", "full_attention", "full_attention", "full_attention"]
+GPT2 = {"n_embd": 64, "n_layer": 3, "n_head": 4, "vocab_size": 128, "n_positions": 32}
+CASES: dict[str, dict[str, Any]] = {
+    "llama": BASE | {"num_key_value_heads": 2},
+    "llama biased": BASE | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "head_dim": 24},
+    "internlm3": BASE,
+    "mistral": BASE | {"num_key_value_heads": 2},
+    "ministral": BASE | {"layer_types": LAYER_TYPES, "num_key_value_heads": 2, "head_dim": 16},
+    "ministral3": BASE | {"num_key_value_heads": 4},
+    "qwen2": BASE | {"num_key_value_heads": 2, "use_sliding_window": True, "max_window_layers": 3},
+    "qwen3": BASE | {"num_key_value_heads": 2, "attention_bias": True},
+    "smollm3": BASE | {"pad_token_id": 0},
+    "granite": BASE | {"num_key_value_heads": 2},
+    "helium": BASE | {"num_key_value_heads": 2, "head_dim": 16, "attention_bias": True},
+    "olmo": BASE,
+    "olmo2": BASE | {"num_key_value_heads": 2},
+    "olmo3": BASE,
+    "cohere": BASE | {"use_qk_norm": True},
+    "cohere2": BASE | {"num_key_value_heads": 2},
+    "gemma": BASE | {"num_key_value_heads": 1},
+    "gemma2": BASE | {"num_key_value_heads": 2, "head_dim": 32},
+    "gemma3_text": BASE | {"sliding_window_pattern": 2},
+    "phi": BASE | {"qk_layernorm": True},
+    "phi3": BASE | {"num_key_value_heads": 2, "pad_token_id": 0},
+    "glm": BASE | {"pad_token_id": 0},
+    "glm4": BASE | {"pad_token_id": 0},
+    "gpt2": GPT2,
+    "gpt_neox": BASE,
+    "bloom": {"n_embed": 64, "n_layer": 3, "n_head": 4, "vocab_size": 128},
+    "opt": BASE | {"ffn_dim": 96},
+    "opt post-norm": BASE | {"ffn_dim": 96, "do_layer_norm_before": False, "word_embed_proj_dim": 32},
+    "falcon": BASE,
+    "falcon new": BASE | {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True},
+    "falcon sequential": BASE | {"parallel_attn": False, "alibi": True, "multi_query": False},
+    "mixtral": BASE | {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": BASE | MOE | {"num_experts": 4, "shared_expert_intermediate_size": 40, "mlp_only_layers": [1]},
+    "qwen3_moe": BASE | MOE | {"num_experts": 4, "decoder_sparse_step": 2},
+    "deepseek_v2": BASE | MOE | MLA | {"num_key_value_heads": 4, "q_lora_rank": None, "attention_bias": True},
+    "deepseek_v3": BASE | MOE | MLA | {"num_key_value_heads": 4, "attention_bias": True},
+    "glm4_moe": BASE | MOE | {"n_routed_experts": 4, "use_qk_norm": True, "attention_bias": True},
+    "gpt_oss": BASE | {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "llama4_text": BASE
+    | {"num_local_experts": 4, "num_experts_per_tok": 1, "interleave_moe_layer_step": 2, "head_dim": 16}
+    | {"num_key_value_heads": 2, "intermediate_size_mlp": 72, "pad_token_id": 0},
+    "bert": BASE,
+    "roberta": BASE | {"max_position_embeddings": 34},
+    "xlm-roberta": BASE | {"max_position_embeddings": 34, "tie_word_embeddings": True},
+    "deberta-v2": BASE | {"relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm"}
+    | {"share_att_key": True, "pos_att_type": "p2c|c2p", "position_biased_input": False},
+    "deberta-v2 own keys": BASE | {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 2},
+    "modernbert": BASE | {"pad_token_id": 0},
+    "distilbert": {"dim": 64, "n_layers": 3, "n_heads": 4, "hidden_dim": 96, "vocab_size": 128},
+}  # fmt: skip
+
+
+def config_of(case: str) -> dict[str, Any]:
+    return {"model_type": case.split()[0], **CASES[case]}
+
+
+def real_model(config: dict[str, Any], spec: ModelSpec) -> Any:
+    """The class that the spec names, on the meta device."""
+    import torch
+    import transformers
+
+    model_type = config["model_type"]
+    auto = transformers.AutoModelForMaskedLM if spec.kind == "encoder" else transformers.AutoModelForCausalLM
+    with torch.device("meta"):
+        made = transformers.AutoConfig.for_model(model_type, **{k: v for k, v in config.items() if k != "model_type"})
+        return auto.from_config(made)
+
+
+def real_parts(model: Any) -> tuple[dict[str, tuple[Any, ...]], dict[str, tuple[Any, ...]], dict[str, int]]:
+    """(linears, norms, bare parameters) by full name."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    linears, norms, seen = {}, {}, set()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear | Conv1D):
+            flip = isinstance(module, Conv1D)
+            shape = tuple(module.weight.shape)
+            linears[name] = (*(shape if flip else shape[::-1]), module.bias is not None, "conv1d" if flip else "linear")
+        elif isinstance(module, torch.nn.Embedding):
+            pass
+        elif getattr(module, "weight", None) is not None and "norm" in type(module).__name__.lower():
+            bias = getattr(module, "bias", None) is not None
+            norms[name] = (module.weight.numel(), bias, "rmsnorm" if "RMS" in type(module).__name__ else "layernorm")
+        else:
+            continue
+        seen |= {f"{name}.weight", f"{name}.bias"}
+    tables = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, torch.nn.Embedding)}
+    bare = {n: p.numel() for n, p in model.named_parameters() if n not in seen | tables}
+    return linears, norms, bare
+
+
+def all_of(spec: ModelSpec) -> tuple[list[tuple[int, Linear]], list[tuple[int, Norm]]]:
+    """Every linear and norm with how often it is there, the head included."""
+    linears = [(g.count, x) for g in spec.layers for x in g.block.linears] + [(1, x) for x in spec.extra_linears]
+    norms = [(g.count, n) for g in spec.layers for n in g.block.norms] + [(1, n) for n in spec.extra_norms]
+    return linears + ([(1, spec.head)] if spec.head else []), norms
+
+
+def counted(pairs: list[tuple[int, Any]]) -> dict[Any, int]:
+    total: dict[Any, int] = {}
+    for n, key in pairs:
+        total[key] = total.get(key, 0) + n
+    return total
+
+
+def inside(name: str, spec: ModelSpec) -> str:
+    """The path inside the layer, or the whole name."""
+    prefix = f"{spec.layers_path}."
+    return name.removeprefix(prefix).split(".", 1)[1] if name.startswith(prefix) else name
+
+
+def test_registry_is_the_folder() -> None:
+    folder = {p.stem for p in Path(profiles.families.__file__).parent.glob("*.py")} - {"__init__"}
+    assert {f.__module__.rsplit(".", 1)[1] for f in registry().values()} == folder
+    assert len(folder) == 22
+    assert {c.split()[0] for c in CASES} == set(registry())
+
+
+@pytest.mark.platform
+@pytest.mark.parametrize("case", CASES)
+def test_shapes_are_those_of_the_real_class(case: str) -> None:
+    config = config_of(case)
+    spec = describe_model(config, case)
+    model = real_model(config, spec)
+    linears, norms, bare = real_parts(model)
+    ours, our_norms = all_of(spec)
+
+    assert type(model).__name__ == spec.architecture
+    assert counted([(n, (x.name, x.in_features, x.out_features, x.bias, x.kind)) for n, x in ours
+                    if x.kind != "parameter"]) == counted(
+        [(1, (inside(name, spec), *shape)) for name, shape in linears.items()])  # fmt: skip
+    assert counted([(n, (x.name, x.size, x.bias, x.kind)) for n, x in our_norms if x.affine]) == counted(
+        [(1, (inside(name, spec), *shape)) for name, shape in norms.items()])  # fmt: skip
+    tensors = {n: x.weight_parameters for _, x in ours if x.kind == "parameter" for n in [x.name]}
+    assert tensors == {n: size for name, size in bare.items() if (n := inside(name, spec)) in tensors}
+    assert {e.name: (e.rows, e.width) for e in spec.embeddings} == {
+        n: tuple(m.weight.shape) for n, m in model.named_modules()
+        if type(m).__name__.endswith("Embedding") and getattr(m, "weight", None) is not None
+    }  # fmt: skip
+
+    assert spec.parameters == sum(p.numel() for p in model.parameters())
+    assert spec.bias_parameters == sum(p.numel() for n, p in model.named_parameters() if n.endswith(".bias"))
+    assert spec.num_hidden_layers == model.config.num_hidden_layers
+    assert spec.tie_word_embeddings == model.config.tie_word_embeddings
+    assert spec.config == config
