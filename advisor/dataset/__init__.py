@@ -1,0 +1,7 @@
+"""Training data: read and check it, measure its lengths, split it, write it as the trainers read it."""
+
+from advisor.dataset.reader import Dataset, read_dataset
+from advisor.dataset.split import Split, split
+from advisor.dataset.write import write_normalised
+
+__all__ = ["Dataset", "Split", "read_dataset", "split", "write_normalised"]

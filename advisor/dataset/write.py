@@ -1,0 +1,51 @@
+"""Normalised examples -> a train.jsonl that TRL and LLaMA-Factory read."""
+
+import os
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from advisor.dataset.formats import alpaca_prompt
+from advisor.dataset.reader import Dataset, encode
+from profiles.errors import InvalidInputError, UnsupportedError
+
+
+def write_normalised(dataset: Dataset, out: Path, *, chat_template: bool = True) -> int:
+    """Write one JSON object a line to `out`, atomically, and return how many.
+
+    Without a `chat_template` (a base model's tokenizer), alpaca rows are written as plain prompt and completion.
+    Raises UnsupportedError for conversations then, InvalidInputError if `out` is one of the files being read.
+    """
+    if any(out.exists() and out.samefile(file) for file in dataset.files):
+        raise InvalidInputError(str(out), "would overwrite the data that is being read", "Choose another file.")
+    plain = not chat_template and dataset.format.name == "alpaca"
+    count = 0
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}.", delete=False)  # noqa: SIM115
+    except OSError as error:
+        raise InvalidInputError(str(out), f"cannot be written: {error.strerror}") from None
+    try:
+        with temporary as file:
+            for example in dataset:
+                if plain:
+                    example = alpaca_prompt(example)
+                elif not chat_template and not _is_plain(example):
+                    raise UnsupportedError(
+                        f"{dataset.path}: {dataset.format.name} rows are conversations, "
+                        "and the model's tokenizer has no chat template",
+                        "Choose an instruction-tuned model, or rows of prompt and completion as plain texts.",
+                    )
+                file.write(encode(example) + b"\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary.name, 0o644)
+        os.replace(temporary.name, out)
+    except BaseException:
+        os.unlink(temporary.name)
+        raise
+    return count
+
+
+def _is_plain(example: dict[str, object]) -> bool:
+    return not any(isinstance(value, list) for value in example.values())
