@@ -1,8 +1,10 @@
 """The one base of all records: frozen, keyword-only, closed against unknown keys, NaN and infinity."""
 
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from profiles.errors import InvalidInputError
 
 
 class Record(BaseModel):
@@ -15,3 +17,20 @@ class Record(BaseModel):
     def replace(self, **changes: Any) -> Self:
         """Return a copy with `changes`, validated again (pydantic's `model_copy(update=...)` is not)."""
         return type(self).model_validate({**dict(self), **changes})
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+def parse_record(kind: type[RecordT], data: Any, where: str, hint: str = "") -> RecordT:
+    """Validate `data` as a `kind`. Raises InvalidInputError that names the first wrong key inside `where`."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in (where, *first["loc"]))
+        unknown = first["type"] == "extra_forbidden"
+        fields = ", ".join(kind.model_fields)
+        raise InvalidInputError(
+            place, "unknown key" if unknown else first["msg"], hint or (f"Keys: {fields}" if unknown else "")
+        ) from None

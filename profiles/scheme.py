@@ -39,11 +39,13 @@ class OptimizerSpec(Record):
 
     id: str
     name: str
+    aliases: tuple[str, ...] = ()
     state_tensors: int = Field(ge=0)
     state_bytes: NonNegativeFloat | None = None
     step_temporary: NonNegativeFloat = 0.0
     paged: bool = False  # states live in managed memory, outside the caching allocator
     small_tensor_limit: int = Field(0, ge=0)  # tensors below this many elements keep fp32 states
     block_size: int = Field(0, ge=0)  # 8-bit states: one absmax (fp32) a block and state
+    embeddings_fp32: bool = False  # transformers' Trainer gives nn.Embedding weights fp32 states (8-bit optimizers)
     factored: bool = False  # Adafactor: rows plus columns instead of a matrix
     source: Source
