@@ -1,0 +1,331 @@
+"""One transformer layer, and the head with the loss, run forward and back on a tape.
+
+The result is a profile: what the layer leaves behind for backward, and the highest points on the way, as lines in the
+number of tokens. `estimators/memory.py` puts layers together; nothing here knows how many there are.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from estimators import layer_ops as ops
+from estimators.layer_ops import Scope
+from estimators.regime import Regime
+from estimators.tape import LastSave, Line, Tape, Tensor, upper_envelope
+from profiles.model import Block, Linear, Norm
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSetup:
+    """What a method does to a layer: ranks by linear name, dropout, SVD adapters, which base tensors it trains."""
+
+    ranks: tuple[tuple[str, int], ...] = ()
+    dropout: bool = False
+    svd: bool = False
+    trains_weights: bool = False
+    trains_biases: bool = False
+    prefix_tokens: int = 0
+    input_requires_grad: bool = True
+    accumulates: bool = False  # gradients exist already: a new one is added and freed
+
+
+@dataclass(frozen=True, slots=True)
+class LayerProfile:
+    """Lines (bytes per token, constant bytes), relative to before the layer; its input is not counted.
+
+    saved: alive after forward because of backward. forward: highest points of the forward. backward: highest points
+    from the incoming gradient on, `saved` included. recompute: the same with the forward run again first, as under
+    gradient checkpointing. left: constant bytes that stay for good (parameter gradients).
+    """
+
+    saved: Line
+    forward: tuple[Line, ...]
+    backward: tuple[Line, ...]
+    recompute: tuple[Line, ...]
+    left: float
+
+
+class LayerProfiler:
+    """Profiles the blocks of one model; each (block, regime, setup, s) once."""
+
+    def __init__(self, blocks: tuple[Block, ...]) -> None:
+        self._blocks = blocks
+        self._known: dict[tuple[int, Regime, LayerSetup, int], LayerProfile] = {}
+
+    def profile(self, index: int, regime: Regime, setup: LayerSetup, seq_len: int) -> LayerProfile:
+        """The profile of block `index`; `seq_len` matters only where a kernel's memory grows with its square."""
+        key = (index, regime, setup, _length_class(regime, seq_len))
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = profile_layer(self._blocks[index], regime, setup, key[3])
+        return known
+
+
+def _length_class(regime: Regime, seq_len: int) -> int:
+    """Flash attention's memory is linear but for rounding to rows of 128: one length serves all multiples."""
+    if regime.kernel == "flash" and seq_len % ops.FLASH_ROW_BLOCK == 0:
+        return ops.FLASH_ROW_BLOCK
+    return seq_len
+
+
+def profile_layer(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> LayerProfile:
+    """Run one layer forward and back, plainly and as gradient checkpointing does."""
+    width = input_width(block)
+    tape = Tape()
+    x = tape.tensor(width, regime.residual, setup.input_requires_grad)
+    out = _forward(tape, x, block, regime, setup, seq_len)
+    forward = tape.envelope()
+    tape.drop(out)
+    saved = (tape.per_token, tape.constant)
+    out.grad = tape.alloc(out.width * out.itemsize)
+    tape.mark()
+    tape.backward()
+    return LayerProfile(
+        saved=saved,
+        forward=forward,
+        backward=tape.envelope(),
+        recompute=_recompute(block, regime, setup, seq_len),
+        left=tape.constant,
+    )
+
+
+def _recompute(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> tuple[Line, ...]:
+    """Backward of a checkpointed layer: its input is held (and counted) by whoever stacks the layers.
+
+    Non-reentrant (torch.utils.checkpoint): nodes that read no saved tensor run first; the forward runs again when one
+    does, and stops before its last saving operation returns. Reentrant: the whole forward runs first, and its output
+    is held until the backward is over.
+    """
+    tape = Tape()
+    out = _forward(tape, _checkpoint(tape, block, regime), block, regime, setup, seq_len)
+    again = tape.envelope()
+    saving = tape.saving_nodes
+    if not regime.reentrant:
+        tape.drop(out)
+    saved = (tape.per_token, tape.constant)
+    out.grad = tape.alloc(out.width * out.itemsize)
+    if not regime.reentrant:
+        tape.backward(until_saved=True)
+        stopped = Tape(saves_left=saving)
+        with suppress(LastSave):
+            _forward(stopped, _checkpoint(stopped, block, regime), block, regime, setup, seq_len)
+        again = stopped.envelope()
+    pending = (tape.per_token - saved[0], tape.constant - saved[1])
+    tape.mark()
+    tape.backward()
+    return upper_envelope([*((a + pending[0], b + pending[1]) for a, b in again), *tape.lines])
+
+
+def _checkpoint(tape: Tape, block: Block, regime: Regime) -> Tensor:
+    """The layer's input, held and counted elsewhere."""
+    x = tape.tensor(input_width(block), regime.residual, True)
+    tape.hold(x)
+    tape.per_token = 0.0
+    return x
+
+
+def _forward(tape: Tape, x: Tensor, block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Tensor:
+    scope = Scope(
+        tape=tape,
+        regime=regime,
+        seq_len=seq_len,
+        ranks=dict(setup.ranks),
+        dropout=setup.dropout,
+        svd=setup.svd,
+        trains_weights=setup.trains_weights,
+        trains_biases=setup.trains_biases,
+        prefix_tokens=setup.prefix_tokens,
+        accumulates=setup.accumulates,
+    )
+    tape.mark()
+    return layer_forward(scope, block, x)
+
+
+def input_width(block: Block) -> int:
+    return next(lin.out_features for lin in block.linears if lin.role in ("o", "down"))
+
+
+def layer_forward(scope: Scope, block: Block, x: Tensor) -> Tensor:
+    """A decoder or encoder layer: attention, MLP, norms where the architecture has them. Drops its hold on x."""
+    tape = scope.tape
+    norms = {n.place: n for n in block.norms}
+    after_add = "pre_attention" not in norms and any(n.kind == "layernorm" for n in block.norms)
+    z = _normed(scope, x, norms.get("pre_attention"))
+    attended = attention(scope, block, z)
+    if not after_add:
+        attended = _normed_away(scope, attended, norms.get("post_attention"))
+    if block.parallel:
+        z2 = _normed(scope, x, norms["pre_mlp"]) if "pre_mlp" in norms else tape.hold(z)
+        tape.drop(z)
+        fed = mlp(scope, block, z2)
+        tape.drop(z2)
+        return ops.residual_add(scope, x, ops.residual_add(scope, attended, fed))
+    tape.drop(z)
+    h = ops.residual_add(scope, x, attended)
+    if after_add:
+        h = _normed_away(scope, h, norms.get("post_attention"))
+    z = _normed(scope, h, norms.get("pre_mlp"))
+    fed = mlp(scope, block, z)
+    tape.drop(z)
+    if not after_add:
+        fed = _normed_away(scope, fed, norms.get("post_mlp"))
+    out = ops.residual_add(scope, h, fed)
+    return _normed_away(scope, out, norms.get("post_mlp")) if after_add else out
+
+
+def _normed(scope: Scope, x: Tensor, spec: Norm | None) -> Tensor:
+    return scope.tape.hold(x) if spec is None else ops.norm(scope, x, spec, trained=_trained(scope, spec))
+
+
+def _normed_away(scope: Scope, x: Tensor, spec: Norm | None) -> Tensor:
+    if spec is None:
+        return x
+    y = ops.norm(scope, x, spec, trained=_trained(scope, spec))
+    scope.tape.drop(x)
+    return y
+
+
+def _trained(scope: Scope, spec: Norm) -> bool:
+    return scope.trains_weights or (scope.trains_biases and spec.bias)
+
+
+def _by_role(block: Block) -> dict[str, Linear]:
+    return {str(lin.role): lin for lin in block.linears if not lin.shared_expert}
+
+
+def attention(scope: Scope, block: Block, z: Tensor) -> Tensor:
+    """Projections, head norms, rotary, the kernel, the output projection. z stays with the caller."""
+    tape, spec, lin = scope.tape, block.attention, _by_role(block)
+    if spec.kind == "mla":
+        q, k, v = _mla_projections(scope, block, z)
+    elif "qkv" in lin:
+        fused = ops.linear(scope, z, lin["qkv"])
+        q = _slice(scope, fused, spec.q_width)
+        k = _slice(scope, fused, spec.kv_width)
+        v = _slice(scope, fused, spec.num_key_value_heads * spec.v_head_dim)
+        tape.drop(fused)
+    else:
+        q = ops.linear(scope, z, lin["q"])
+        k = ops.linear(scope, z, lin["k"])
+        v = ops.linear(scope, z, lin["v"]) if "v" in lin else tape.hold(k)
+    norms = {n.place: n for n in block.norms}
+    q = _normed_away(scope, q, norms.get("q"))
+    k = _normed_away(scope, k, norms.get("k"))
+    if spec.rotary:
+        q = _rotated(scope, q)
+        k = _rotated(scope, k)
+    if scope.prefix_tokens:
+        k, v = _with_prefix(scope, k), _with_prefix(scope, v)
+    context = ops.attention_core(scope, q, k, v, spec)
+    tape.drop(q, k, v)
+    out = ops.linear(scope, context, lin["o"])
+    tape.drop(context)
+    return out
+
+
+def _slice(scope: Scope, fused: Tensor, width: int) -> Tensor:
+    """A view of a fused projection; its gradient is written into a zeroed tensor of the fused width."""
+    part = Tensor(scope.tape.hold(fused).buffer, width, fused.itemsize, False)
+    if not fused.requires_grad:
+        return part
+    view = scope.tape.op(fused, width=0.0, itemsize=fused.itemsize)
+    view.width, view.buffer = width, part.buffer
+    return view
+
+
+def _rotated(scope: Scope, x: Tensor) -> Tensor:
+    y = ops.rotary(scope, x)
+    scope.tape.drop(x)
+    return y
+
+
+def _with_prefix(scope: Scope, x: Tensor) -> Tensor:
+    """torch.cat of the cached prefix and the new keys or values: a copy, longer by the prefix."""
+    grown = x.width * (1 + scope.prefix_tokens / scope.seq_len)
+    y = scope.tape.op(x, width=grown, itemsize=x.itemsize, trains=True)
+    scope.tape.drop(x)
+    return y
+
+
+def _mla_projections(scope: Scope, block: Block, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """DeepSeek's latent attention: low-rank q (or plain), compressed kv, then per-head k and v."""
+    tape, spec, lin = scope.tape, block.attention, _by_role(block)
+    norms = {n.place: n for n in block.norms}
+    if "q_a" in lin:
+        a = _normed_away(scope, ops.linear(scope, z, lin["q_a"]), norms.get("q_a"))
+        q = ops.linear(scope, a, lin["q_b"])
+        tape.drop(a)
+    else:
+        q = ops.linear(scope, z, lin["q"])
+    compressed = ops.linear(scope, z, lin["kv_a"])
+    latent = _normed_away(scope, _slice(scope, compressed, lin["kv_b"].in_features), norms.get("kv_a"))
+    tape.drop(compressed)
+    kv = ops.linear(scope, latent, lin["kv_b"])
+    tape.drop(latent)
+    k = tape.op(kv, width=spec.q_width, itemsize=kv.itemsize)  # cat of the plain and the rotary part
+    v = _slice(scope, kv, spec.num_heads * spec.v_head_dim)
+    tape.drop(kv)
+    return q, k, v
+
+
+def mlp(scope: Scope, block: Block, z: Tensor) -> Tensor:
+    """Plain, gated or mixture of experts. z stays with the caller."""
+    if block.mlp.experts:
+        return _mixture(scope, block, z)
+    return _dense_mlp(scope, block, z, _by_role(block))
+
+
+def _dense_mlp(scope: Scope, block: Block, z: Tensor, lin: dict[str, Linear]) -> Tensor:
+    tape, name = scope.tape, block.mlp.activation
+    if "gate_up" in lin:
+        fused = ops.linear(scope, z, lin["gate_up"])
+        half = lin["gate_up"].out_features // 2
+        gate, up = _slice(scope, fused, half), _slice(scope, fused, half)
+        tape.drop(fused)
+        acted = ops.activation(scope, gate, name)
+        tape.drop(gate)
+        hidden = ops.multiply(scope, acted, up)
+    elif "gate" in lin:
+        gate = ops.linear(scope, z, lin["gate"])
+        acted = ops.activation(scope, gate, name)
+        tape.drop(gate)
+        hidden = ops.multiply(scope, acted, ops.linear(scope, z, lin["up"]))
+    else:
+        up = ops.linear(scope, z, lin["up"])
+        hidden = ops.activation(scope, up, name)
+        tape.drop(up)
+    out = ops.linear(scope, hidden, lin["down"])
+    tape.drop(hidden)
+    return out
+
+
+def _mixture(scope: Scope, block: Block, z: Tensor) -> Tensor:
+    """Router, then each token through `experts_per_token` experts, gathered and scattered back; shared experts beside.
+
+    transformers 5 runs the experts on a copy of each token per expert (integrations/moe.py, grouped_mm).
+    """
+    tape, k = scope.tape, block.mlp.experts_per_token
+    lin = _by_role(block)
+    shared = {str(x.role): x for x in block.linears if x.shared_expert}
+    router = ops.linear(scope, z, lin["router"])
+    scores = tape.op(router, width=router.width, itemsize=ops.FP32)
+    ops.save_output(tape, scores)
+    tape.drop(router)
+    gathered = tape.op(z, width=z.width * k, itemsize=z.itemsize)
+    fused = lin.get("gate_up") or lin["gate"]
+    gate_up = ops.linear(scope, gathered, fused, tokens=k)
+    inner = gate_up.width / 2 if "gate_up" in lin else gate_up.width
+    gate = _slice(scope, gate_up, int(inner))
+    up = _slice(scope, gate_up, int(inner)) if "gate_up" in lin else ops.linear(scope, gathered, lin["up"], tokens=k)
+    tape.drop(gate_up, gathered)
+    acted = ops.activation(scope, gate, block.mlp.activation)
+    tape.drop(gate)
+    hidden = ops.multiply(scope, acted, up)
+    down = ops.linear(scope, hidden, lin["down"], tokens=k)
+    tape.drop(hidden)
+    weighted = tape.op(down, scores, width=down.width, itemsize=down.itemsize, saved=[down.buffer, scores.buffer])
+    tape.drop(down, scores)
+    out = tape.op(weighted, width=z.width, itemsize=z.itemsize)
+    tape.drop(weighted)
+    if shared:
+        out = ops.residual_add(scope, out, _dense_mlp(scope, block, z, shared))
+    return out

@@ -1,0 +1,458 @@
+"""The operations of a transformer layer as Hugging Face's eager code runs them, on a tape.
+
+Each function mirrors one module's forward: what it allocates, what its autograd nodes save, what their backward takes.
+Sources: torch 2.13 (derivatives.yaml, native kernels), transformers 5.23 (models/llama, integrations/sdpa_attention),
+peft 0.21.2 (tuners/lora/layer.py, tuners/lora/bnb.py, tuners/adalora/layer.py), bitsandbytes 0.50.2
+(nn/modules.py, autograd/_functions.py).
+"""
+
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from estimators.regime import Regime
+from estimators.tape import Line, Tape, Tensor
+from profiles.model import Attention, Linear, Norm
+
+FP32 = 4
+BNB_BLOCK = 64  # bitsandbytes' blocksize of 4-bit weights: one absmax (fp32) each
+FLASH_ROW_BLOCK = 128  # flash backward rounds rows to 128 and head_dim to 32 (64 above 128)
+
+
+@dataclass(slots=True)
+class Scope:
+    """What the operations of one layer need to know. `ranks` by linear name; `seq_len` for s x s tensors."""
+
+    tape: Tape
+    regime: Regime
+    seq_len: int
+    ranks: dict[str, int] = field(default_factory=dict)
+    dropout: bool = False
+    svd: bool = False  # AdaLoRA's layers
+    trains_weights: bool = False
+    trains_biases: bool = False
+    prefix_tokens: int = 0
+    accumulates: bool = False
+
+    @property
+    def matmul(self) -> int:
+        """Bytes of a matmul's output when its input is of `residual` size."""
+        return self.regime.compute if self.regime.autocast else self.regime.residual
+
+
+def linear(scope: Scope, x: Tensor, lin: Linear, *, tokens: float = 1.0) -> Tensor:
+    """A (possibly quantised, possibly adapted) linear. `tokens`: rows per token (experts see a token several times)."""
+    rank = scope.ranks.get(lin.name, 0)
+    if scope.regime.quantized and lin.kind == "linear" and lin.role != "head":
+        y = _linear_bnb(scope, x, lin, tokens)
+    else:
+        y = _linear_plain(scope, x, lin, tokens)
+    if not rank:
+        return y
+    return _svd_adapter(scope, x, y, lin, rank) if scope.svd else _lora(scope, x, y, lin, rank, tokens)
+
+
+class _WeightGradient(TypedDict):
+    weight_grad: float
+    scratch: Line
+
+
+def weight_gradient(scope: Scope, n_bytes: float, half_copy: float) -> _WeightGradient:
+    """A parameter's gradient stays; under accumulation it is added to the one that is there, and freed."""
+    if scope.accumulates:
+        return {"weight_grad": 0.0, "scratch": (0.0, n_bytes + half_copy)}
+    return {"weight_grad": n_bytes, "scratch": (0.0, half_copy)}
+
+
+def _cast_for_matmul(scope: Scope, x: Tensor) -> Tensor:
+    """Autocast casts an input that is not of the compute dtype; each call makes its own copy."""
+    return scope.tape.cast(x, scope.regime.compute) if scope.regime.autocast else scope.tape.hold(x)
+
+
+def _linear_plain(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
+    tape, regime = scope.tape, scope.regime
+    weight = lin.in_features * lin.out_features * lin.active
+    stored = regime.rest if lin.role == "head" else regime.base
+    xc = _cast_for_matmul(scope, x)
+    saved = [xc.buffer] if scope.trains_weights else []
+    copy = None
+    if regime.autocast and stored > regime.compute:  # an fp32 weight: its half copy is what mm saves
+        copy = tape.alloc(0.0, regime.compute * weight)
+        saved.append(copy)
+    y = tape.op(
+        xc,
+        width=lin.out_features * tokens,
+        itemsize=regime.compute if regime.autocast else xc.itemsize,
+        saved=saved,
+        trains=scope.trains_weights or (scope.trains_biases and lin.bias),
+        **weight_gradient(
+            scope,
+            stored * weight if scope.trains_weights else 0.0,
+            regime.compute * weight if scope.trains_weights and stored > regime.compute else 0.0,
+        ),
+    )
+    tape.drop(xc)
+    if copy is not None:
+        tape.release(copy)
+    return y
+
+
+def _linear_bnb(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
+    """Linear4bit / Linear8bitLt: dequantise (or quantise the input), multiply, return in the input's dtype."""
+    tape, regime = scope.tape, scope.regime
+    weight = lin.in_features * lin.out_features
+    if regime.quantized == 4:
+        xc = tape.cast(x, regime.compute)
+        dequantized = regime.compute * weight + (FP32 * weight / BNB_BLOCK if regime.nested else 0.0)
+        tape.scratch(0.0, dequantized)
+        y = tape.op(xc, width=lin.out_features * tokens, itemsize=regime.compute, scratch=(0.0, dequantized))
+        tape.drop(xc)
+        out = tape.cast(y, x.itemsize)
+        tape.drop(y)
+        return out
+    # int8: the input is kept for the outlier path; backward dequantises CB (copy, then in place)
+    xc = _cast_for_matmul(scope, x)
+    tape.scratch(xc.width * (2 + 1))  # fp16 copy and its int8 codes
+    y = tape.op(
+        xc,
+        width=lin.out_features * tokens,
+        itemsize=xc.itemsize,
+        saved=[xc.buffer],
+        scratch=(0.0, xc.itemsize * weight),
+    )
+    tape.drop(xc)
+    return y
+
+
+def _lora(scope: Scope, x: Tensor, base: Tensor, lin: Linear, rank: int, tokens: float) -> Tensor:
+    """result + B(A(dropout(x))) * scaling, with PEFT's casts."""
+    tape, regime = scope.tape, scope.regime
+    result_itemsize = base.itemsize
+    bnb = regime.quantized > 0 and lin.kind == "linear"
+    if bnb:  # "defensively clone" (tuners/lora/bnb.py)
+        clone = tape.op(base, width=base.width, itemsize=base.itemsize, passes=[base])
+        tape.drop(base)
+        base = clone
+    xa = tape.hold(x) if bnb and regime.autocast else tape.cast(x, regime.adapter)
+    d = _dropout(scope, xa)
+    a = _small_linear(scope, d, lin.in_features, rank, tokens)
+    tape.drop(d)
+    b = _small_linear(scope, a, rank, lin.out_features, tokens)
+    tape.drop(a)
+    s = tape.op(b, width=b.width, itemsize=b.itemsize)
+    tape.drop(b)
+    if bnb and not regime.autocast:
+        s2 = tape.cast(s, result_itemsize)
+        tape.drop(s)
+        s = s2
+    total = _add(scope, base, s)
+    tape.drop(base, s)
+    tape.drop(xa)
+    out = tape.cast(total, result_itemsize) if not bnb else tape.hold(total)
+    tape.drop(total)
+    return out
+
+
+def _dropout(scope: Scope, x: Tensor) -> Tensor:
+    """native_dropout: a new tensor and a mask of one byte an element, which is all it saves."""
+    if not scope.dropout:
+        return scope.tape.hold(x)
+    mask = scope.tape.alloc(x.width)
+    y = scope.tape.op(x, width=x.width, itemsize=x.itemsize, saved=[mask])
+    scope.tape.release(mask)
+    return y
+
+
+def _small_linear(scope: Scope, x: Tensor, n_in: int, n_out: int, tokens: float) -> Tensor:
+    """lora_A or lora_B: trained, so its input is saved; under autocast in the compute dtype, weight copy included."""
+    tape, regime = scope.tape, scope.regime
+    xc = _cast_for_matmul(scope, x)
+    saved = [xc.buffer]
+    weight = n_in * n_out
+    copy = None
+    if regime.autocast and regime.adapter > regime.compute:
+        copy = tape.alloc(0.0, regime.compute * weight)
+        saved.append(copy)
+    y = tape.op(
+        xc,
+        width=n_out * tokens,
+        itemsize=xc.itemsize,
+        saved=saved,
+        trains=True,
+        **weight_gradient(scope, regime.adapter * weight, xc.itemsize * weight if regime.autocast else 0.0),
+    )
+    tape.drop(xc)
+    if copy is not None:
+        tape.release(copy)
+    return y
+
+
+def _svd_adapter(scope: Scope, x: Tensor, base: Tensor, lin: Linear, rank: int) -> Tensor:
+    """AdaLoRA: result += (dropout(x) @ (A * E).T @ B.T) * scaling / ranknum."""
+    tape, regime = scope.tape, scope.regime
+    xa = tape.cast(x, regime.adapter)
+    d = _dropout(scope, xa)
+    a = _small_linear(scope, d, lin.in_features, rank, 1.0)
+    tape.drop(d)
+    b = _small_linear(scope, a, rank, lin.out_features, 1.0)
+    tape.drop(a)
+    s = tape.op(b, width=b.width, itemsize=b.itemsize)
+    tape.drop(b)
+    # ranknum is a parameter of one element with a dimension: dividing promotes to its fp32
+    q = tape.op(s, width=s.width, itemsize=max(s.itemsize, FP32))
+    tape.drop(s)
+    out = tape.op(base, q, width=0.0, itemsize=base.itemsize, passes=[base])  # in place: no new storage
+    out.width, out.buffer = base.width, tape.hold(base).buffer
+    tape.drop(q, base, xa)
+    return out
+
+
+def _add(scope: Scope, x: Tensor, y: Tensor) -> Tensor:
+    """x + y: promoted to the wider dtype; a gradient passes as it is to inputs of that dtype."""
+    itemsize = max(x.itemsize, y.itemsize)
+    return scope.tape.op(
+        x, y, width=x.width, itemsize=itemsize, passes=[t for t in (x, y) if t.itemsize == itemsize]
+    )
+
+
+def residual_add(scope: Scope, x: Tensor, y: Tensor) -> Tensor:
+    """residual + y, both dropped."""
+    out = _add(scope, x, y)
+    scope.tape.drop(x, y)
+    return out
+
+
+def norm(scope: Scope, x: Tensor, spec: Norm, *, trained: bool) -> Tensor:
+    """RMSNorm as transformers writes it in Python, or LayerNorm. `x` stays with the caller."""
+    return _rms_norm(scope, x, spec, trained) if spec.kind == "rmsnorm" else _layer_norm(scope, x, spec, trained)
+
+
+def _rms_norm(scope: Scope, x: Tensor, spec: Norm, trained: bool) -> Tensor:
+    """weight * (x.float() * rsqrt(mean(x.float() ** 2) + eps)).to(x.dtype)."""
+    tape = scope.tape
+    x32 = tape.cast(x, FP32)
+    squared = tape.op(x32, width=x.width, itemsize=FP32, saved=[x32.buffer], scratch=(2.0 * FP32 * x.width, 0.0))
+    heads = x.width / spec.size if spec.per_head else 1.0
+    mean = tape.op(squared, width=heads, itemsize=FP32)
+    tape.drop(squared)
+    inverse = tape.op(mean, width=heads, itemsize=FP32)
+    tape.drop(mean)
+    scaled = tape.op(
+        x32,
+        inverse,
+        width=x.width,
+        itemsize=FP32,
+        saved=[x32.buffer, inverse.buffer],
+        scratch=(FP32 * x.width, 0.0),
+    )
+    tape.drop(x32, inverse)
+    y = tape.cast(scaled, x.itemsize)
+    tape.drop(scaled)
+    out = tape.op(
+        y,
+        width=x.width,
+        itemsize=max(x.itemsize, scope.regime.rest),
+        saved=[y.buffer] if trained else [],
+        trains=trained,
+        scratch=(x.itemsize * x.width if trained else 0.0, 0.0),
+        weight_grad=scope.regime.rest * spec.size if trained and not scope.accumulates else 0.0,
+    )
+    tape.drop(y)
+    return out
+
+
+def _layer_norm(scope: Scope, x: Tensor, spec: Norm, trained: bool) -> Tensor:
+    """native_layer_norm; autocast runs it in fp32, output included."""
+    tape = scope.tape
+    xin = tape.cast(x, FP32) if scope.regime.autocast else tape.hold(x)
+    stats = tape.alloc(2.0 * FP32)
+    y = tape.op(
+        xin,
+        width=x.width,
+        itemsize=xin.itemsize,
+        saved=[xin.buffer, stats],
+        trains=trained,
+        weight_grad=2.0 * scope.regime.rest * spec.size if trained and not scope.accumulates else 0.0,
+    )
+    tape.release(stats)
+    tape.drop(xin)
+    return y
+
+
+def rotary(scope: Scope, x: Tensor) -> Tensor:
+    """x * cos + rotate_half(x) * sin; cos and sin are shared by all layers and have the residual's dtype."""
+    tape = scope.tape
+    itemsize = max(x.itemsize, scope.regime.residual)
+    first = tape.op(x, width=x.width, itemsize=itemsize)
+    half = tape.op(x, width=x.width, itemsize=x.itemsize, scratch=(x.width * x.itemsize, 0.0))
+    second = tape.op(half, width=x.width, itemsize=itemsize)
+    tape.drop(half)
+    out = _add(scope, first, second)
+    tape.drop(first, second)
+    return out
+
+
+def attention_core(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Tensor:
+    """softmax(q k^T) v in the regime's kernel. The inputs stay with the caller."""
+    tape, regime = scope.tape, scope.regime
+    if regime.autocast and regime.kernel != "eager":
+        qc, kc, vc = (tape.cast(t, regime.compute) for t in (q, k, v))
+    else:
+        qc, kc, vc = tape.hold(q), tape.hold(k), tape.hold(v)
+    kernel = {"flash": _flash, "efficient": _efficient, "math": _math, "eager": _eager}[regime.kernel]
+    out = kernel(scope, qc, kc, vc, spec)
+    tape.drop(qc, kc, vc)
+    return out
+
+
+def _out_width(spec: Attention) -> int:
+    return spec.num_heads * spec.v_head_dim
+
+
+def _flash(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Tensor:
+    """Saves q, k, v, out and the log-sum-exp. Backward accumulates dq in fp32, and dk, dv per query head under GQA."""
+    tape = scope.tape
+    lse = tape.alloc(FP32 * spec.num_heads)
+    rows = -(-scope.seq_len // FLASH_ROW_BLOCK) * FLASH_ROW_BLOCK / scope.seq_len
+    step = 32 if spec.head_dim <= 128 else 64
+    rounded_dim = -(-spec.head_dim // step) * step
+    scratch = FP32 * spec.num_heads * rows * (1 + rounded_dim)
+    if spec.num_key_value_heads != spec.num_heads:
+        scratch += 2.0 * q.itemsize * spec.q_width
+    out = tape.op(
+        q, k, v, width=_out_width(spec), itemsize=q.itemsize,
+        saved=[q.buffer, k.buffer, v.buffer, lse], scratch=(scratch, 0.0),
+    )  # fmt: skip
+    save_output(tape, out)
+    tape.release(lse)
+    return out
+
+
+def save_output(tape: Tape, out: Tensor) -> None:
+    """The last node keeps its own output."""
+    if out.requires_grad:
+        tape.nodes[-1].saved.append(out.buffer)
+        out.buffer.refs += 1
+
+
+def _repeat(scope: Scope, t: Tensor, groups: float) -> Tensor:
+    """repeat_kv: expand and copy to one key head a query head."""
+    if groups == 1:
+        return scope.tape.hold(t)
+    return scope.tape.op(t, width=t.width * groups, itemsize=t.itemsize)
+
+
+def _efficient(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Tensor:
+    """Memory-efficient kernel: repeated keys and values, a float copy of the boolean mask per layer."""
+    tape = scope.tape
+    groups = spec.num_heads / spec.num_key_value_heads
+    kr, vr = _repeat(scope, k, groups), _repeat(scope, v, groups)
+    lse = tape.alloc(FP32 * spec.num_heads)
+    saved = [q.buffer, kr.buffer, vr.buffer, lse]
+    mask = tape.alloc(q.itemsize * scope.seq_len) if scope.regime.masked else None
+    if mask is not None:
+        saved.append(mask)
+    accumulator = 0.0
+    if q.itemsize < FP32:  # 64 x 128 fp32 tiles and a counter each (attention_backward.cu)
+        accumulator = spec.num_heads * (-(-spec.head_dim // 128)) * (64 * 128 * FP32 + 128) / 64
+    out = tape.op(
+        q, kr, vr, width=_out_width(spec), itemsize=q.itemsize,
+        saved=saved, scratch=(FP32 * spec.num_heads + accumulator, 0.0),
+    )  # fmt: skip
+    save_output(tape, out)
+    tape.release(lse)
+    if mask is not None:
+        tape.release(mask)
+    tape.drop(kr, vr)
+    return out
+
+
+def _math(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Tensor:
+    """_scaled_dot_product_attention_math: fp32 throughout, scaled copies of q and k, safe softmax."""
+    tape = scope.tape
+    groups = spec.num_heads / spec.num_key_value_heads
+    q32, k32, v32 = (tape.cast(t, FP32) for t in (q, k, v))
+    kr, vr = _repeat(scope, k32, groups), _repeat(scope, v32, groups)
+    qs = tape.op(q32, width=q.width, itemsize=FP32)
+    ks = tape.op(kr, width=kr.width, itemsize=FP32)
+    scores_width = spec.num_heads * scope.seq_len
+    scores = tape.op(qs, ks, width=scores_width, itemsize=FP32, saved=[qs.buffer, ks.buffer])
+    tape.drop(qs, ks, q32, k32, v32, kr)
+    probabilities = _softmax(scope, scores, FP32)
+    tape.drop(scores)
+    safe = tape.op(probabilities, width=scores_width, itemsize=FP32)  # where(masked rows, 0, softmax)
+    tape.drop(probabilities)
+    out32 = tape.op(safe, vr, width=_out_width(spec), itemsize=FP32, saved=[safe.buffer, vr.buffer])
+    tape.drop(safe, vr)
+    out = tape.cast(out32, q.itemsize)
+    tape.drop(out32)
+    return _contiguous(scope, out)
+
+
+def _softmax(scope: Scope, scores: Tensor, itemsize: int) -> Tensor:
+    """Saves its output; backward takes grad * output beside the result (SoftMax.cu)."""
+    tape = scope.tape
+    out = tape.op(scores, width=scores.width, itemsize=itemsize, scratch=(scores.width * itemsize, 0.0))
+    save_output(tape, out)
+    return out
+
+
+def _contiguous(scope: Scope, x: Tensor) -> Tensor:
+    """transpose(1, 2).contiguous() of a (batch, heads, ...) result: a copy."""
+    out = scope.tape.op(x, width=x.width, itemsize=x.itemsize)
+    scope.tape.drop(x)
+    return out
+
+
+def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Tensor:
+    """transformers' eager_attention_forward: scores, scaling, mask, fp32 softmax, cast back."""
+    tape, regime = scope.tape, scope.regime
+    groups = spec.num_heads / spec.num_key_value_heads
+    kr, vr = _repeat(scope, k, groups), _repeat(scope, v, groups)
+    qc, kc, vc = (_cast_for_matmul(scope, t) for t in (q, kr, vr))
+    width = spec.num_heads * scope.seq_len
+    itemsize = qc.itemsize
+    scores = tape.op(qc, kc, width=width, itemsize=itemsize, saved=[qc.buffer, kc.buffer])
+    scaled = tape.op(scores, width=width, itemsize=itemsize)
+    tape.drop(scores)
+    if spec.logit_softcap:  # / cap, tanh (saves its output), * cap
+        divided = tape.op(scaled, width=width, itemsize=itemsize)
+        tape.drop(scaled)
+        capped = tape.op(divided, width=width, itemsize=itemsize)
+        save_output(tape, capped)
+        tape.drop(divided)
+        scaled = tape.op(capped, width=width, itemsize=itemsize)
+        tape.drop(capped)
+    masked = tape.op(scaled, width=width, itemsize=max(itemsize, regime.residual), passes=[scaled])
+    tape.drop(scaled)
+    probabilities = _softmax(scope, masked, FP32)
+    tape.drop(masked)
+    weights = tape.cast(probabilities, q.itemsize)
+    tape.drop(probabilities)
+    wc = _cast_for_matmul(scope, weights)
+    out = tape.op(wc, vc, width=_out_width(spec), itemsize=wc.itemsize, saved=[wc.buffer, vc.buffer])
+    tape.drop(wc, weights, qc, kc, vc, kr, vr)
+    return _contiguous(scope, out)
+
+
+def activation(scope: Scope, x: Tensor, name: str) -> Tensor:
+    """A pointwise activation: one kernel that saves its input, but for the GELUs that are written out in Python."""
+    tape = scope.tape
+    if name in _COMPOSED_ACTIVATIONS:
+        extra = tape.alloc(_COMPOSED_ACTIVATIONS[name] * x.width * x.itemsize)
+        y = tape.op(
+            x, width=x.width, itemsize=x.itemsize, saved=[x.buffer, extra], scratch=(3.0 * x.width * x.itemsize, 0.0)
+        )
+        tape.release(extra)
+        return y
+    return tape.op(x, width=x.width, itemsize=x.itemsize, saved=[x.buffer])
+
+
+# gelu_new is 0.5 x (1 + tanh(c (x + 0.044715 x^3))): tanh's output and the two factors are kept beside x
+_COMPOSED_ACTIVATIONS: dict[str, float] = {"gelu_new": 3.0, "gelu_fast": 4.0, "quick_gelu": 2.0}
+
+
+def multiply(scope: Scope, x: Tensor, y: Tensor) -> Tensor:
+    """x * y, both saved; both dropped."""
+    out = scope.tape.op(x, y, width=x.width, itemsize=max(x.itemsize, y.itemsize), saved=[x.buffer, y.buffer])
+    scope.tape.drop(x, y)
+    return out
