@@ -1,0 +1,199 @@
+"""The facts about a model, from the catalogue, a local folder, or the hub: the only place that reads config.json.
+
+Only config.json is ever fetched: never weights, never a repository's code.
+"""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from profiles.catalog import ModelRow, load_model_rows, model_index
+from profiles.errors import AdviseError, InvalidInputError, InvalidModelError, UnknownNameError
+from profiles.families import describe_model
+from profiles.model import ModelSpec
+from profiles.record import Record
+from profiles.units import MIB
+
+MAX_CONFIG_BYTES = 4 * MIB  # the largest real ones hold long label maps and stay below 1 MiB
+HUB_TIMEOUT_S = 5.0  # a plain answer must not hang; HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT override it
+
+# The hub's own rule (huggingface_hub validate_repo_id), for one optional organisation and one name.
+_HUB_ID = re.compile(r"^(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}$", re.ASCII)
+_CATALOGUE_NAME = re.compile(r"^[\w.:+/ -]{1,100}$", re.ASCII)
+_NAME_HINT = "A model is a catalogue name, a hub id (org/name), a folder with a config.json, or a config.json."
+
+
+def resolve_model(ref: str | dict[str, Any], *, offline: bool = False, token: str | None = None) -> ModelSpec:
+    """Describe the model that `ref` means: a catalogue name, a folder or config.json, a hub id, or a config itself.
+
+    The catalogue and local files need no network. Raises InvalidInputError, InvalidModelError, UnsupportedError,
+    UnknownNameError, and AdviseError with code model-gated, model-offline or hub-unreachable.
+    """
+    if isinstance(ref, dict):
+        return describe_model(ref, str(ref.get("_name_or_path") or "config")[:100])
+    name = _checked(ref)
+    path = _local(name)
+    if path is not None:
+        return describe_model(
+            _read_config(path), path.parent.resolve().name if path.name == "config.json" else path.name
+        )
+    row = find_known(name)
+    if row is not None:
+        return describe_model(row.config, row.id)
+    if not _HUB_ID.match(name) or ".." in name or "--" in name:
+        raise InvalidInputError("model", f"{name!r} is neither a name, a hub id nor a folder", _NAME_HINT)
+    return describe_model(_read_config(_download_config(name, offline, token)), name)
+
+
+def find_known(ref: str) -> ModelRow | None:
+    """The catalogue's row for `ref`, or None: never the network."""
+    if not _CATALOGUE_NAME.match(ref) or _is_path(ref):
+        return None
+    known = model_index().get(ref)
+    return load_model_rows()[known] if known else None
+
+
+def find_tokenizer(ref: str | dict[str, Any]) -> Path | None:
+    """The tokenizer.json of that model on this machine: in its folder, or in the hub's cache. Never downloads."""
+    if isinstance(ref, dict):
+        return None
+    name = _checked(ref)
+    path = _local(name)
+    if path is not None:
+        tokenizer = path.parent / "tokenizer.json"
+        return tokenizer if tokenizer.is_file() else None
+    row = find_known(name)
+    hub_ids = (row.id, *row.variants) if row else (name,)
+    from huggingface_hub import try_to_load_from_cache
+
+    for hub_id in hub_ids:
+        if _HUB_ID.match(hub_id):
+            cached = try_to_load_from_cache(hub_id, "tokenizer.json")
+            if isinstance(cached, str):
+                return Path(cached)
+    return None
+
+
+def fingerprint(record: Record) -> str:
+    """12 hex digits that change when any field does: sha256 of the record's canonical JSON."""
+    text = json.dumps(record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _checked(ref: str) -> str:
+    name = ref.strip()
+    if not name:
+        raise InvalidInputError("model", "is empty", _NAME_HINT)
+    if not name.isprintable() or len(name) > 4096:
+        raise InvalidInputError("model", f"{name[:60]!r} is no model's name", _NAME_HINT)
+    return name
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or "\\" in name or name.endswith((".json", "/"))
+
+
+def _local(name: str) -> Path | None:
+    """The config.json that `name` points at. A catalogue name wins over a folder of that name; './' says folder.
+
+    Raises InvalidModelError where a path is meant and there is no config.json.
+    """
+    if not _is_path(name) and (find_known(name) or not os.path.isdir(name)):
+        return None
+    path = Path(name).expanduser()
+    config = path / "config.json" if path.is_dir() else path
+    if config.is_file():
+        return config
+    if not path.exists():
+        raise InvalidModelError(name, "there is no such file or folder", _NAME_HINT)
+    if (path / "adapter_config.json").is_file():
+        raise InvalidModelError(
+            name, "is an adapter, not a model", "Name the base model that its adapter_config.json names."
+        )
+    raise InvalidModelError(name, "there is no config.json in it", _NAME_HINT)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The object in a config.json. Raises InvalidModelError with the line of the mistake."""
+    hint = "Take config.json as the model's hub page has it."
+    try:
+        size = path.stat().st_size
+        if size > MAX_CONFIG_BYTES:
+            raise InvalidModelError(path, f"has {size:,} bytes, no config.json is as large", hint)
+        config = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise InvalidModelError(path, f"cannot be read: {error.strerror}", hint) from None
+    except UnicodeDecodeError:
+        raise InvalidModelError(path, "is not text (UTF-8): weights or an archive?", hint) from None
+    except json.JSONDecodeError as error:
+        raise InvalidModelError(f"{path}:{error.lineno}", f"is not JSON: {error.msg}", hint) from None
+    except (ValueError, RecursionError) as error:  # NaN, integers of thousands of digits, absurd nesting
+        raise InvalidModelError(path, f"is not a usable config: {str(error)[:100]}", hint) from None
+    if not isinstance(config, dict):
+        raise InvalidModelError(path, "holds no JSON object", hint)
+    return config
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no size")
+
+
+def _download_config(hub_id: str, offline: bool, token: str | None) -> Path:
+    """config.json of a hub repository, through the hub's cache. HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN count."""
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", f"{HUB_TIMEOUT_S:.0f}")
+    from huggingface_hub import constants, errors, hf_hub_download
+
+    offline = offline or constants.is_offline_mode()
+    timeout = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else HUB_TIMEOUT_S
+    try:
+        path = hf_hub_download(hub_id, "config.json", token=token, etag_timeout=timeout, local_files_only=offline)
+        return Path(path)
+    except errors.GatedRepoError:
+        raise AdviseError(
+            "model-gated",
+            f"{hub_id} is gated: the hub shows its config.json only to those who accepted its terms",
+            f"Accept them on {constants.ENDPOINT}/{hub_id}, then `hf auth login` or set HF_TOKEN; "
+            "or name a local folder that holds its config.json.",
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise _unknown(
+            hub_id, "There is no such public repository on the hub (a private one needs HF_TOKEN)."
+        ) from None
+    except errors.LocalEntryNotFoundError as error:
+        if offline:
+            raise _offline(hub_id) from None
+        raise _unreachable(hub_id, error.__cause__ or error) from None
+    except errors.EntryNotFoundError:
+        raise InvalidModelError(
+            hub_id, "its repository has no config.json", "Name the base model: adapters and GGUF files have none."
+        ) from None
+    except errors.HFValidationError:
+        raise InvalidInputError("model", f"{hub_id!r} is no hub id", _NAME_HINT) from None
+    except Exception as error:  # the HTTP library's own errors differ between huggingface_hub's versions
+        raise _unreachable(hub_id, error) from None
+
+
+def _unknown(name: str, listing: str) -> UnknownNameError:
+    return UnknownNameError("model", name, model_index().suggest(name), f"{listing} {_NAME_HINT}")
+
+
+def _offline(name: str) -> AdviseError:
+    near = model_index().suggest(name)
+    return AdviseError(
+        "model-offline",
+        f"{name} is neither in the catalogue nor in the hub's cache, and the network is off",
+        (f"Did you mean {', '.join(near)}? " if near else "")
+        + "Go online once, or name a local folder that holds its config.json.",
+    )
+
+
+def _unreachable(name: str, error: BaseException) -> AdviseError:
+    said = " ".join(str(error).split())[:160] or type(error).__name__
+    return AdviseError(
+        "hub-unreachable",
+        f"the hub gave no config.json for {name}: {said}",
+        "Check the network and HF_ENDPOINT, or name a local folder that holds its config.json.",
+    )
