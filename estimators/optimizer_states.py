@@ -1,5 +1,7 @@
 """Bytes of optimizer states, and what the step itself needs beside them."""
 
+from math import sqrt
+
 from profiles.scheme import OptimizerSpec
 
 FP32_BYTES = 4
@@ -16,7 +18,7 @@ def state_bytes(optimizer: OptimizerSpec, *, elements: int, tensors: int, itemsi
     if optimizer.paged:
         return 0.0  # managed memory: it gives way before the allocator fails (bitsandbytes optim/optimizer.py)
     if optimizer.factored:
-        return tensors * 2 * (elements**0.5) * FP32_BYTES
+        return tensors * 2 * sqrt(elements) * FP32_BYTES
     if optimizer.state_bytes is None:
         return float(total * optimizer.state_tensors * itemsize)
     if elements < optimizer.small_tensor_limit:

@@ -70,6 +70,7 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         base = 4  # model/adapter.py casts trainable parameters to fp32 unless pure_bf16
     kbit_prepared = bool(plan.kbit_prepared) if plan.kbit_prepared is not None else False
     rest = 4 if quantized and kbit_prepared else base
+    masked = has_mask(plan) or method.adds_keys
     adapter = DTYPE_BYTES[plan.adapter_dtype] if plan.adapter_dtype else _adapter_bytes(plan, compute)
     return Regime(
         compute=compute,
@@ -81,8 +82,8 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         residual=rest,
         adapter=adapter,
         trained=base,
-        kernel=attention_kernel(plan, model, gpu, in_half=compute < 4 and (autocast or rest < 4)),
-        masked=bool(plan.padding_mask),
+        kernel=attention_kernel(plan, model, gpu, in_half=compute < 4 and (autocast or rest < 4), masked=masked),
+        masked=masked,
         loss=plan.loss_kernel or _loss_kernel(plan),
         keep_outputs=bool(plan.keep_outputs),
         outputs_to_fp32=autocast and compute < 4 and plan.platform == "llamafactory",
@@ -117,7 +118,14 @@ def _loss_kernel(plan: Plan) -> LossKernel:
     return "chunked" if plan.platform == "unsloth" else "fused"
 
 
-def attention_kernel(plan: Plan, model: ModelSpec, gpu: GpuSpec, *, in_half: bool) -> Kernel:
+def has_mask(plan: Plan) -> bool:
+    """Sequences of unequal length carry a padding mask unless they are alone or packed; real data is unequal."""
+    if plan.padding_mask is not None:
+        return plan.padding_mask
+    return plan.micro_batch_size > 1 and not plan.packing
+
+
+def attention_kernel(plan: Plan, model: ModelSpec, gpu: GpuSpec, *, in_half: bool, masked: bool) -> Kernel:
     """The kernel that scaled_dot_product_attention picks (sdp_utils.cpp: flash, then efficient, then math).
 
     Flash takes half precision, no mask, compute capability 8.0 and head_dim to 256. Efficient takes a mask, but equal
@@ -130,7 +138,7 @@ def attention_kernel(plan: Plan, model: ModelSpec, gpu: GpuSpec, *, in_half: boo
     flash = in_half and capability >= FLASH_MIN_CAPABILITY and attention.head_dim <= FLASH_MAX_HEAD_DIM
     if plan.attention == "flash_attention_2":
         return "flash"
-    if flash and not plan.padding_mask and attention.head_dim == attention.v_head_dim:
+    if flash and not masked and attention.head_dim == attention.v_head_dim:
         return "flash"
-    repeated = bool(plan.padding_mask) or attention.num_heads == attention.num_key_value_heads
+    repeated = masked or attention.num_heads == attention.num_key_value_heads
     return "efficient" if repeated and gpu.vendor != "CPU" else "math"

@@ -1,0 +1,166 @@
+"""From the last layer to the loss and back: final norm, head, loss path, on a tape.
+
+full: transformers' ForCausalLMLoss (loss/loss_utils.py): logits, an fp32 copy, log_softmax; 14 V bytes a token at the
+peak while the outputs are held, 12 V once they are not. fused: TRL 1.16's LM head (trl/kernels/chunked_logprob.py): one
+tile of 4096 x 32768 logits, an fp32 gradient of the hidden states. chunked: Liger's and Unsloth's, which compute the
+gradient during forward, some rows at a time.
+"""
+
+from dataclasses import dataclass
+
+from estimators import layer_ops as ops
+from estimators.layer import LayerSetup, input_width
+from estimators.layer_ops import FP32, Scope
+from estimators.regime import Regime
+from estimators.tape import Line, Tape, Tensor
+from profiles.model import ModelSpec, Norm
+
+INDEX_BYTES = 8
+TRL_TOKEN_TILE = 4096  # trl/kernels/chunked_logprob.py TOKEN_CHUNK_SIZE
+TRL_VOCAB_TILE = 32_768  # trl/trainer/utils.py _CHUNKED_LOGPROB_CHUNK_SIZE
+TRL_STATISTICS = 7 * FP32  # running max, four sums, max before target, target logit
+
+
+@dataclass(frozen=True, slots=True)
+class HeadProfile:
+    """Lines from the last layer's output on. `forward` is inside autocast, `backward` after it; both include `saved`.
+
+    saved: alive when the layers' backward begins is none of it. left: gradient bytes of norm and head that stay.
+    held: bytes per token that the loop keeps through the step (logits of kept outputs).
+    """
+
+    forward: tuple[Line, ...]
+    backward: tuple[Line, ...]
+    left: float
+    held: float
+
+
+def profile_head(model: ModelSpec, regime: Regime, setup: LayerSetup, *, tokens: int) -> HeadProfile:
+    """Run final norm, head and loss forward and back for a micro-batch of `tokens`."""
+    width = input_width(model.layers[0].block)
+    tape = Tape()
+    scope = Scope(
+        tape=tape,
+        regime=regime,
+        seq_len=1,
+        trains_weights=setup.trains_weights,
+        trains_biases=setup.trains_biases,
+        accumulates=setup.accumulates,
+    )
+    x = tape.tensor(width, regime.residual, True)
+    tape.mark()
+    hidden = _final_norm(scope, model, x)
+    if model.head is None:
+        loss, held = _mean(scope, hidden), 0.0
+    elif regime.loss == "full":
+        loss, held = _full(scope, model, hidden)
+    elif regime.loss == "fused":
+        loss, held = _fused(scope, model, hidden, tokens), 0.0
+    else:
+        loss, held = _chunked(scope, model, hidden), 0.0
+    forward = tape.envelope()
+    tape.mark()
+    loss.grad = tape.alloc(0.0)
+    tape.backward()
+    tape.drop(loss)
+    return HeadProfile(forward=forward, backward=tape.envelope(), left=tape.constant, held=held)
+
+
+def _final_norm(scope: Scope, model: ModelSpec, x: Tensor) -> Tensor:
+    final = next((n for n in model.extra_norms if n.place == "final"), None)
+    if final is None or final.size != int(x.width):
+        return x
+    hidden = ops.norm(scope, x, final, trained=_trains_norm(scope, final))
+    scope.tape.drop(x)
+    return hidden
+
+
+def _trains_norm(scope: Scope, norm: Norm) -> bool:
+    return scope.trains_weights or (scope.trains_biases and norm.bias)
+
+
+def _mean(scope: Scope, hidden: Tensor) -> Tensor:
+    out = scope.tape.op(hidden, width=0.0, itemsize=FP32, saved=[hidden.buffer])
+    scope.tape.drop(hidden)
+    return out
+
+
+def _full(scope: Scope, model: ModelSpec, hidden: Tensor) -> tuple[Tensor, float]:
+    tape, regime = scope.tape, scope.regime
+    assert model.head is not None
+    logits = ops.linear(scope, hidden, model.head)
+    tape.drop(hidden)
+    if any(g.block.attention.logit_softcap for g in model.layers):  # Gemma 2 caps the logits too
+        logits = _softcap(scope, logits)
+    upcast = tape.cast(logits, FP32)
+    log_probs = tape.op(upcast, width=upcast.width, itemsize=FP32)
+    ops.save_output(tape, log_probs)
+    loss = tape.op(log_probs, width=0.0, itemsize=FP32, saved=[log_probs.buffer])
+    tape.drop(upcast, log_probs)
+    held = logits.width * logits.itemsize
+    if regime.outputs_to_fp32:  # accelerate's convert_outputs_to_fp32, after the model's forward
+        tape.scratch(logits.width * FP32)
+    if not regime.keep_outputs:
+        tape.drop(logits)
+    return loss, held if regime.keep_outputs else 0.0
+
+
+def _softcap(scope: Scope, logits: Tensor) -> Tensor:
+    """logits / cap, tanh (saves its output), * cap."""
+    tape = scope.tape
+    divided = tape.op(logits, width=logits.width, itemsize=logits.itemsize)
+    tape.drop(logits)
+    capped = tape.op(divided, width=divided.width, itemsize=divided.itemsize)
+    ops.save_output(tape, capped)
+    tape.drop(divided)
+    out = tape.op(capped, width=capped.width, itemsize=capped.itemsize)
+    tape.drop(capped)
+    return out
+
+
+def _fused(scope: Scope, model: ModelSpec, hidden: Tensor, tokens: int) -> Tensor:
+    """TRL picks the positions with a label, then walks tiles; the gradients of hidden and head accumulate in fp32."""
+    tape, regime, head = scope.tape, scope.regime, model.head
+    assert head is not None
+    index = tape.alloc(2 * INDEX_BYTES)
+    picked = tape.op(hidden, width=hidden.width, itemsize=hidden.itemsize, saved=[index])
+    tape.release(index)
+    tape.drop(hidden)
+    statistics = tape.alloc(TRL_STATISTICS)
+    tile_columns = min(TRL_VOCAB_TILE, head.out_features) * regime.compute
+    tile = (tile_columns, 0.0) if tokens <= TRL_TOKEN_TILE else (0.0, float(tile_columns * TRL_TOKEN_TILE))
+    weight_tile = min(TRL_VOCAB_TILE, head.out_features) * head.in_features * regime.compute
+    cast = weight_tile if regime.rest > regime.compute else 0.0
+    tape.scratch(tile[0], tile[1] + cast)
+    weight = head.weight_parameters
+    gradient = weight * regime.rest if scope.trains_weights else 0.0
+    fp32_gradient = weight * FP32 if scope.trains_weights else 0.0
+    kept = 0.0 if scope.accumulates else gradient
+    fp32_hidden = picked.width * FP32 if picked.itemsize < FP32 else 0.0
+    log_probs = tape.op(
+        picked,
+        width=1.0,
+        itemsize=FP32,
+        saved=[picked.buffer, statistics],
+        scratch=(fp32_hidden + tile[0], tile[1] + cast + fp32_gradient + (gradient - kept)),
+        weight_grad=kept,
+    )
+    tape.release(statistics)
+    tape.drop(picked)
+    loss = tape.op(log_probs, width=0.0, itemsize=FP32)
+    tape.drop(log_probs)
+    return loss
+
+
+def _chunked(scope: Scope, model: ModelSpec, hidden: Tensor) -> Tensor:
+    """Liger (ops/fused_linear_cross_entropy.py): rows in V / h chunks, so a chunk of logits weighs about as much as the
+    hidden states; rounded up to a power of two, in the compute dtype and once in fp32. The gradient is kept."""
+    tape, regime, head = scope.tape, scope.regime, model.head
+    assert head is not None
+    gradient = tape.alloc(hidden.width * hidden.itemsize)
+    tape.scratch(2 * hidden.width * (regime.compute + FP32))
+    kept = head.weight_parameters * regime.rest if scope.trains_weights else 0.0
+    loss = tape.op(hidden, width=0.0, itemsize=FP32, saved=[gradient], weight_grad=0.0 if scope.accumulates else kept)
+    tape.release(gradient)
+    tape.drop(hidden)
+    return loss
