@@ -116,6 +116,12 @@ class LengthDistribution(Record):
             relative_uncertainty=relative_uncertainty,
         )
 
+    def with_longest(self, length: float) -> Self:
+        """The same distribution, known to reach `length`: a sample rarely holds the longest example."""
+        if length <= self.max:
+            return self
+        return self.replace(levels=(*self.levels, 1.0), lengths=(*self.lengths, length))
+
     @cached_property
     def _curve(self) -> _Curve:
         return self._capped(self.lengths[-1])

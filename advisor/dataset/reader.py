@@ -112,7 +112,7 @@ class Dataset:
 
 
 def read_dataset(
-    path: Path, *, limit: int | None = None, progress: Progress | None = None, skip_invalid: bool = False
+    path: Path | str, *, limit: int | None = None, progress: Progress | None = None, skip_invalid: bool = False
 ) -> Dataset:
     """Read `path`, a file or a folder of files of one format, and check every row.
 
@@ -122,6 +122,7 @@ def read_dataset(
 
     Raises InvalidInputError naming file:line (CSV, parquet: row) of the first broken rows and how many there are.
     """
+    path = Path(path)
     files = _find_files(path)
     stamps = _stamps(files)
     reading = _Reading(path, skip_invalid)
