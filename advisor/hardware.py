@@ -11,7 +11,7 @@ from profiles.record import parse_record
 
 # What the CUDA driver keeps of a card's physical memory: torch's total_memory is smaller than the size on the box
 # (which is GiB in truth) by at most this much on every catalogued card without ECC loss (test_hardware.py asserts it).
-DRIVER_RESERVE_GIB = 0.6
+DRIVER_RESERVE_GIB = 0.7
 DRIVER_RESERVE_FRACTION = 0.0125
 
 MAX_GPUS = 10_000
