@@ -322,10 +322,11 @@ def _fitcheck(raw: Json, plan: Json) -> _Draft:
     eager = raw["attention"].startswith("eager")
     plan |= {
         "attention": "eager" if eager else "sdpa",
-        "mixed_precision": True,
+        "mixed_precision": False,
         "compute_dtype": "fp16",
         "kbit_prepared": plan["quantization"] == "nf4",
         "max_grad_norm": 0.0,
+        "keep_outputs": True,
     }
     # their shim repeats the key heads, so that the memory-efficient kernel serves GQA too: as a mask would have it
     plan["padding_mask"] = "GQA expand" in raw["attention"]

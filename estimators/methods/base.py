@@ -68,21 +68,27 @@ def target_linears(model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
         InvalidInputError: a name matches no module of this model.
     """
     wanted = set(plan.target_modules)
-    all_linear = "all-linear" in wanted
     found: list[AdaptedLinear] = []
-    seen: set[str] = set()
+    seen = {"all-linear"}
     for group in model.layers:
         for linear in group.block.linears:
-            if linear.kind == "parameter" or not (all_linear or linear.name in wanted):
+            if linear.kind == "parameter":
                 continue
-            seen.add(linear.name)
-            found.append(AdaptedLinear(linear=linear, layers=group.count * linear.copies, rank=plan.lora_rank))
-    missing = wanted - seen - {"all-linear"}
+            hits = {name for name in wanted if _matches(name, linear.name)}
+            seen |= hits
+            if hits or "all-linear" in wanted:
+                found.append(AdaptedLinear(linear=linear, layers=group.count * linear.copies, rank=plan.lora_rank))
+    missing = wanted - seen
     if missing:
-        names = sorted({x.name for g in model.layers for x in g.block.linears if x.kind != "parameter"})
+        names = sorted({x.name.rsplit(".", 1)[-1] for g in model.layers for x in g.block.linears})
         raise InvalidInputError(
             "target_modules",
             f"{model.name} has no module {', '.join(sorted(missing))}",
             f"its modules are {', '.join(names)}; 'all-linear' takes them all",
         )
     return tuple(found)
+
+
+def _matches(target: str, name: str) -> bool:
+    """PEFT matches a module's whole name or its end, at a dot (tuners/tuners_utils.py check_target_module_exists)."""
+    return name == target or name.endswith(f".{target}")
