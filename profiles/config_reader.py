@@ -58,14 +58,16 @@ class ConfigReader:
             return default
         return None if self.config[key] is None else self.count(key)
 
-    def flag(self, key: str, *, default: bool) -> bool:
-        """true or false."""
-        value = self.config.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self.error(key, f"must be true or false, got {_shown(value)}")
-        return value
+    def flag(self, *keys: str, default: bool) -> bool:
+        """true or false under the first of `keys` that is there."""
+        for key in keys:
+            value = self.config.get(key)
+            if value is None:
+                continue
+            if not isinstance(value, bool):
+                raise self.error(key, f"must be true or false, got {_shown(value)}")
+            return value
+        return default
 
     def text(self, *keys: str, default: str) -> str:
         """A string under the first of `keys` that is there."""

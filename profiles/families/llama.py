@@ -19,7 +19,7 @@ from profiles.model import Block, ModelSpec
 class Variant(NamedTuple):
     """What a class does differently. Defaults are those of the transformers 5.23 config class for a missing key.
 
-    qkv_bias / out_bias: True, False, or the config key that says. `slides`: None (never), "all" (a set sliding_window
+    Biases: True, False, or the config keys that say. `slides`: None (never), "all" (a set sliding_window
     serves every layer) or "late" (layers from max_window_layers on, if use_sliding_window).
     """
 
@@ -27,9 +27,9 @@ class Variant(NamedTuple):
     max_positions: int
     num_key_value_heads: int | None = None
     head_dim: int | None = None
-    qkv_bias: bool | str = "attention_bias"
-    out_bias: bool | str = "attention_bias"
-    mlp_bias: bool | str = False
+    qkv_bias: bool | tuple[str, ...] = ("attention_bias",)
+    out_bias: bool | tuple[str, ...] = ("attention_bias",)
+    mlp_bias: bool | tuple[str, ...] = False
     q_norm: bool = False
     tied: bool = False
     slides: str | None = None
@@ -37,8 +37,16 @@ class Variant(NamedTuple):
 
 
 VARIANTS = {
-    "llama": Variant("LlamaForCausalLM", 2048, mlp_bias="mlp_bias"),
-    "internlm3": Variant("LlamaForCausalLM", 32768, 2, 128, mlp_bias="mlp_bias"),
+    "llama": Variant("LlamaForCausalLM", 2048, mlp_bias=("mlp_bias",)),
+    "internlm3": Variant(
+        "LlamaForCausalLM",
+        32768,
+        2,
+        128,
+        qkv_bias=("qkv_bias", "attention_bias"),
+        out_bias=("qkv_bias", "attention_bias"),
+        mlp_bias=("bias", "mlp_bias"),
+    ),
     "mistral": Variant(
         "MistralForCausalLM", 131072, 8, qkv_bias=False, out_bias=False, slides="all", sliding_window=4096
     ),
@@ -48,9 +56,9 @@ VARIANTS = {
     "ministral3": Variant("Ministral3ForCausalLM", 262144, 8, 128, qkv_bias=False, out_bias=False, slides="all"),
     "qwen2": Variant("Qwen2ForCausalLM", 32768, 32, qkv_bias=True, out_bias=False, slides="late", sliding_window=4096),
     "qwen3": Variant("Qwen3ForCausalLM", 32768, 32, 128, q_norm=True, slides="late", sliding_window=4096),
-    "smollm3": Variant("SmolLM3ForCausalLM", 32768, 4, mlp_bias="mlp_bias", tied=True, slides="late"),
-    "granite": Variant("GraniteForCausalLM", 2048, mlp_bias="mlp_bias"),
-    "helium": Variant("HeliumForCausalLM", 4096, 20, 128, out_bias=False, mlp_bias="mlp_bias"),
+    "smollm3": Variant("SmolLM3ForCausalLM", 32768, 4, mlp_bias=("mlp_bias",), tied=True, slides="late"),
+    "granite": Variant("GraniteForCausalLM", 2048, mlp_bias=("mlp_bias",)),
+    "helium": Variant("HeliumForCausalLM", 4096, 20, 128, out_bias=False, mlp_bias=("mlp_bias",)),
 }
 
 MODEL_TYPES = tuple(VARIANTS)
@@ -81,8 +89,8 @@ def describe(f: ConfigReader) -> ModelSpec:
     )
 
 
-def _flag(f: ConfigReader, value: bool | str) -> bool:
-    return value if isinstance(value, bool) else f.flag(value, default=False)
+def _flag(f: ConfigReader, value: bool | tuple[str, ...]) -> bool:
+    return value if isinstance(value, bool) else f.flag(*value, default=False)
 
 
 def _windows(f: ConfigReader, v: Variant, layers: int) -> list[int | None]:

@@ -27,7 +27,7 @@ GPT2 = {"n_embd": 64, "n_layer": 3, "n_head": 4, "vocab_size": 128, "n_positions
 CASES: dict[str, dict[str, Any]] = {
     "llama": BASE | {"num_key_value_heads": 2},
     "llama biased": BASE | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "head_dim": 24},
-    "internlm3": BASE,
+    "internlm3": BASE | {"qkv_bias": True, "bias": True},
     "mistral": BASE | {"num_key_value_heads": 2},
     "ministral": BASE | {"layer_types": LAYER_TYPES, "num_key_value_heads": 2, "head_dim": 16},
     "ministral3": BASE | {"num_key_value_heads": 4},
@@ -171,3 +171,143 @@ def test_shapes_are_those_of_the_real_class(case: str) -> None:
     assert spec.num_hidden_layers == model.config.num_hidden_layers
     assert spec.tie_word_embeddings == model.config.tie_word_embeddings
     assert spec.config == config
+
+
+LLAMA = {"model_type": "llama", **CASES["llama"]}
+
+
+@pytest.mark.parametrize("key", [*BASE, "num_key_value_heads", "head_dim", "max_position_embeddings"])
+@pytest.mark.parametrize(
+    "value", ["64", 64.0, True, 0, -1, 10**18, 10**5000, [64], {"a": 1}, float("nan")], ids=lambda v: type(v).__name__
+)
+def test_a_broken_size_is_named(key: str, value: Any) -> None:
+    with pytest.raises(InvalidModelError) as caught:
+        describe_model({**LLAMA, key: value}, "mine")
+    assert caught.value.message.startswith(f"mine: {key}: must be")
+    assert len(caught.value.message) < 200
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("key", BASE)
+def test_a_missing_size_is_named(key: str) -> None:
+    with pytest.raises(InvalidModelError, match=f"mine: {key}: is missing"):
+        describe_model({k: v for k, v in LLAMA.items() if k != key}, "mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"num_attention_heads": 5, "num_key_value_heads": 5}, "num_attention_heads: hidden_size 64 is not a multiple"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads: 4 attention heads cannot share 3"),
+        ({"attention_bias": "yes"}, "attention_bias: must be true or false"),
+        ({"hidden_act": 3}, "hidden_act: must be a string"),
+        ({"model_type": "ministral", "layer_types": ["full_attention"]}, "layer_types: has 1 entries for 4 layers"),
+        ({"model_type": "ministral", "layer_types": "full"}, "layer_types: must be a list of str"),
+        ({"model_type": "phi3", "partial_rotary_factor": 1.5}, "partial_rotary_factor: must be above 0"),
+        ({"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 3}, "num_experts_per_tok: 3 of 2"),
+        ({"model_type": "roberta", "max_position_embeddings": 2}, "max_position_embeddings: 2 leaves no position"),
+        ({"model_type": 7}, "model_type: is missing or not a string"),
+        ({"model_type": "gemma3"}, "text_config: is missing"),
+        ({"model_type": "gemma3", "text_config": {"model_type": "llama4"}}, "is no language model"),
+    ],
+)
+def test_an_impossible_config_is_explained(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InvalidModelError) as caught:
+        describe_model({**LLAMA, **changes}, "mine")
+    assert complaint in caught.value.message
+
+
+@pytest.mark.parametrize("config", [None, [], "llama", {1: 2}])
+def test_what_is_no_object_is_refused(config: Any) -> None:
+    with pytest.raises(InvalidModelError, match="not a JSON object"):
+        describe_model(config, "mine")
+
+
+def test_an_unknown_architecture_is_never_guessed() -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        describe_model({**LLAMA, "model_type": "baichuan", "auto_map": {"AutoConfig": "x.Y"}}, "mine")
+    assert "'baichuan' is not known" in caught.value.message
+    assert "auto_map" in caught.value.message
+    assert all(name in caught.value.hint for name in registry())
+
+
+@pytest.mark.parametrize(
+    ("whole", "part"), [("gemma3", "gemma3_text"), ("mistral3", "mistral"), ("llama4", "llama4_text")]
+)
+def test_of_a_multimodal_model_the_language_part_is_described(whole: str, part: str) -> None:
+    text = {"model_type": part, **CASES[part]}
+    spec = describe_model({"model_type": whole, "text_config": text, "vision_config": {"hidden_size": 8}}, "mine")
+    assert spec.parameters == describe_model(text, "mine").parameters
+    assert len(COMPOSITES) == 3
+    assert COMPOSITES[whole] in spec.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("case", "windows"),
+    [
+        ("mistral", {4096: 4}),
+        ("ministral", {4096: 1, None: 3}),
+        ("qwen2", {4096: 1, None: 3}),
+        ("gemma2", {4096: 2, None: 2}),
+        ("gemma3_text", {4096: 2, None: 2}),
+        ("gpt_oss", {128: 2, None: 2}),
+        ("olmo3", {4096: 3, None: 1}),
+        ("cohere2", {4096: 3, None: 1}),
+        ("llama4_text", {8192: 3, None: 1}),
+        ("modernbert", {128: 2, None: 2}),
+    ],
+)
+def test_which_layers_slide(case: str, windows: dict[int | None, int]) -> None:
+    spec = describe_model(config_of(case), case)
+    assert counted([(g.count, g.block.attention.sliding_window) for g in spec.layers]) == windows
+
+
+def test_mixtures_know_their_active_parameters() -> None:
+    spec = describe_model(config_of("qwen3_moe"), "moe")
+    one_expert = 3 * BASE["hidden_size"] * MOE["moe_intermediate_size"]
+    assert spec.parameters - spec.active_parameters == 2 * (4 - 2) * one_expert  # every second layer of four
+    assert {g.block.mlp.experts for g in spec.layers} == {0, 4}
+
+
+def test_peft_names_match_inside_the_layer() -> None:
+    spec = describe_model(config_of("gpt2"), "gpt2")
+    linears = spec.layers[0].block.linears
+    assert [x.name for x in linears if x.is_named("c_proj")] == ["attn.c_proj", "mlp.c_proj"]
+    assert [x.name for x in linears if x.is_named("mlp.c_proj")] == ["mlp.c_proj"]
+    assert not [x.name for x in linears if x.is_named("proj")]
+    mixture = describe_model(config_of("mixtral"), "mixtral").layers[0].block.linears
+    assert not [x.name for x in mixture if x.is_named("down_proj")]  # fused experts are out of PEFT's reach
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = sorted({key for case in CASES.values() for key in case} | {"rope_parameters", "sliding_window", "text_config"})
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    case=st.sampled_from(sorted(CASES)),
+    changes=st.dictionaries(st.sampled_from(KEYS), JUNK | st.integers(-2, 10**9), max_size=4),
+    dropped=st.sets(st.sampled_from(KEYS), max_size=2),
+)
+def test_junk_never_escapes_as_anything_but_an_advise_error(
+    case: str, changes: dict[str, Any], dropped: set[str]
+) -> None:
+    config = {k: v for k, v in {**config_of(case), **changes}.items() if k not in dropped}
+    try:
+        spec = describe_model(config, "junk")
+    except AdviseError as error:
+        assert error.message  # noqa: PT017
+    else:
+        assert 0 < spec.active_parameters <= spec.parameters
+        json.dumps(spec.model_dump(mode="json", exclude={"config"}))
+
+
+@settings(max_examples=100, deadline=None)
+@given(config=JUNK)
+def test_pure_junk_is_refused(config: Any) -> None:
+    with pytest.raises(AdviseError):
+        describe_model(config, "junk")
