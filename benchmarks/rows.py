@@ -325,6 +325,7 @@ def _fitcheck(raw: Json, plan: Json) -> _Draft:
         "mixed_precision": False,
         "compute_dtype": "fp16",
         "kbit_prepared": plan["quantization"] == "nf4",
+        "adapter_dtype": "fp32",
         "max_grad_norm": 0.0,
         "keep_outputs": True,
     }
@@ -340,6 +341,8 @@ def _canifinetune(raw: Json, plan: Json) -> _Draft:
     plan |= {
         "optimizer": "paged_adamw_8bit" if "paged" in raw["optimizer"] else "adamw_torch",
         "mixed_precision": "AMP" in raw["dtype"],
+        "adapter_dtype": "fp32",
+        "keep_outputs": True,
         "kbit_prepared": plan["quantization"].startswith("nf4"),
     }
     return _Draft(plan, speed_note=note)

@@ -377,12 +377,11 @@ def _math(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Ten
     scores_width = spec.num_heads * scope.seq_len
     scores = tape.op(qs, ks, width=scores_width, itemsize=FP32, saved=[qs.buffer, ks.buffer])
     tape.drop(qs, ks, q32, k32, v32, kr)
+    tape.scratch(scores_width * (2 * FP32 + 1))  # _safe_softmax: softmax, rows without a key, where
     probabilities = _softmax(scope, scores, FP32)
     tape.drop(scores)
-    safe = tape.op(probabilities, width=scores_width, itemsize=FP32)  # where(masked rows, 0, softmax)
-    tape.drop(probabilities)
-    out32 = tape.op(safe, vr, width=_out_width(spec), itemsize=FP32, saved=[safe.buffer, vr.buffer])
-    tape.drop(safe, vr)
+    out32 = tape.op(probabilities, vr, width=_out_width(spec), itemsize=FP32, saved=[probabilities.buffer, vr.buffer])
+    tape.drop(probabilities, vr)
     out = tape.cast(out32, q.itemsize)
     tape.drop(out32)
     return _contiguous(scope, out)
