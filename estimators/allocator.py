@@ -26,11 +26,11 @@ ADDRESS_SPACE = 1 << 50  # more than any device: the unmapped rest of an expanda
 class DeviceOutOfMemoryError(AdviseError):
     """The device has no room for an allocation, even after all cached segments were given back."""
 
-    def __init__(self, n_bytes: int, allocated: int, reserved: int, limit: int) -> None:
+    def __init__(self, n_bytes: int, allocated: int, reserved: int, limit: int, where: str = "") -> None:
         super().__init__(
             "out-of-memory",
-            f"out of memory: tried to allocate {format_bytes(n_bytes)} with {format_bytes(allocated)} allocated and "
-            f"{format_bytes(reserved)} reserved of {format_bytes(limit)}",
+            f"out of memory{where}: tried to allocate {format_bytes(n_bytes)} with {format_bytes(allocated)} allocated "
+            f"and {format_bytes(reserved)} reserved of {format_bytes(limit)}",
             "shorten the batch or the sequences, turn gradient checkpointing on, or quantise the base",
         )
         self.n_bytes = n_bytes
@@ -144,6 +144,10 @@ class CachingAllocator:
         block.free = True
         block.key = None
         block.pool.add(_merge(block))
+
+    def size_of(self, key: int) -> int:
+        """Bytes of the block that serves a live allocation: what it adds to `allocated`."""
+        return self._live[key].size
 
     def empty_cache(self) -> None:
         """Give every segment that is wholly free back to the driver (expandable: every whole free granule)."""

@@ -1,0 +1,182 @@
+"""The model of a job on the fake device: loaded, wrapped, prepared for checkpointing, with its optimizer."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from estimators.regime import Regime
+from estimators.simulate.adapters import wrap
+from estimators.simulate.load import layer_index, load
+from estimators.simulate.trace import Stage
+from estimators.simulate.tracker import Tracker
+from profiles.errors import InvalidModelError, UnsupportedError
+from profiles.model import ModelSpec
+from profiles.plan import QUANTIZED, Plan
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model ready to train. `layers` is the dotted name of its list of layers in the unwrapped model."""
+
+    model: Any
+    parameters: tuple[torch.nn.Parameter, ...]
+    layers: str
+
+    def trainable(self, num_layers: int) -> int:
+        """Trainable elements if the model had `num_layers` layers like its last one."""
+        by_layer = Counter[int | None]()
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                by_layer[layer_index(name, self.layers)] += parameter.numel()
+        here = max((i for i in by_layer if i is not None), default=0)
+        return sum(by_layer.values()) + max(0, num_layers - here - 1) * by_layer[here]
+
+
+def build(plan: Plan, spec: ModelSpec, regime: Regime, tracker: Tracker, *, num_layers: int) -> Built:
+    """Build a model of `num_layers` layers as the plan's platform would."""
+    model = empty_model(plan, spec, regime, num_layers=num_layers)
+    layers = find_layers(model)
+    compute_dtype = DTYPES[regime.compute_dtype]
+    load(model, tracker, quantization=plan.quantization, compute_dtype=compute_dtype, layers=layers)
+    model = _checkpointing(_kbit(model, plan), regime)
+    model = wrap(model, plan, spec, regime)
+    model.train()
+    _name_parameters(model, plan, layers, tracker)
+    trained = tuple(p for p in model.parameters() if p.requires_grad)
+    if not trained:
+        raise UnsupportedError(f"{plan.method} trains no parameter of {spec.name}")
+    if regime.checkpointing and plan.method != "full":
+        model.enable_input_require_grads()
+    _mark_layers(model, layers, tracker)
+    return Built(model, trained, layers)
+
+
+def empty_model(plan: Plan, spec: ModelSpec, regime: Regime, *, num_layers: int) -> Any:
+    """The transformers class on the meta device.
+
+    Raises:
+        InvalidModelError: transformers does not know the model type, or refuses its config.
+    """
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    settings = {k: v for k, v in spec.config.items() if k not in ("model_type", "quantization_config", "dtype")}
+    try:
+        config = transformers.AutoConfig.for_model(spec.model_type, **settings)
+        shorten(config, num_layers)
+        family = {
+            "encoder": transformers.AutoModelForMaskedLM,
+            "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
+        }.get(spec.kind, transformers.AutoModelForCausalLM)
+        if plan.task in ("classification", "reward"):
+            family = transformers.AutoModelForSequenceClassification
+            config.pad_token_id = config.pad_token_id or 0
+        dtype = {2: DTYPES[regime.compute_dtype if regime.compute < 4 else "bf16"], 4: torch.float32}[regime.base]
+        attention = "eager" if regime.kernel == "eager" else "sdpa"
+        with torch.device("meta"), no_init_weights():
+            model = family.from_config(config, dtype=dtype, attn_implementation=attention)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidModelError(spec.name, f"transformers cannot build it: {error}") from error
+    model.config._name_or_path = spec.name
+    return model
+
+
+def shorten(config: Any, num_layers: int) -> None:
+    """Cut a config to its first `num_layers` layers."""
+    text = config.get_text_config()
+    text.num_hidden_layers = num_layers
+    for name in ("layer_types", "mlp_layer_types"):
+        kinds = getattr(text, name, None)
+        if kinds:
+            setattr(text, name, list(kinds)[:num_layers])
+
+
+def find_layers(model: Any) -> str:
+    """Dotted name of the longest list of equal modules: the layers.
+
+    Raises:
+        InvalidModelError: there is none.
+    """
+    found = ""
+    longest = 0
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) > longest and len({type(m) for m in module}) == 1:
+            size = sum(p.numel() for p in module.parameters())
+            if size:
+                found, longest = name, len(module)
+    if not found:
+        raise InvalidModelError(type(model).__name__, "it has no list of layers")
+    return found
+
+
+def _kbit(model: Any, plan: Plan) -> Any:
+    """PEFT's preparation of a quantised base: what is not quantised becomes fp32."""
+    if not (plan.kbit_prepared and plan.quantization in QUANTIZED):
+        return model
+    import peft
+
+    return peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+def _checkpointing(model: Any, regime: Regime) -> Any:
+    """Gradient checkpointing of the kind that the platform asks for."""
+    if regime.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": regime.reentrant})
+    return model
+
+
+def _name_parameters(model: Any, plan: Plan, layers: str, tracker: Tracker) -> None:
+    base_trains = plan.method in ("full", "bitfit", "freeze")
+    for name, parameter in model.named_parameters():
+        label = "adapter_weights" if parameter.requires_grad and not base_trains else "base_weights"
+        index = layer_index(name, layers)
+        layer = -1 if index is None else index
+        tracker.name([parameter, *_quantization_state(parameter)], label, layer)
+    tracker.name(model.buffers(), "base_weights")
+
+
+def _quantization_state(parameter: Any) -> list[torch.Tensor | None]:
+    state = getattr(parameter, "quant_state", None)
+    tensors: list[torch.Tensor | None] = [getattr(parameter, "SCB", None)]
+    while state is not None:
+        tensors += [getattr(state, name, None) for name in ("absmax", "code", "offset")]
+        state = getattr(state, "state2", None)
+    return [t for t in tensors if isinstance(t, torch.Tensor)]
+
+
+def _mark_layers(model: Any, layers: str, tracker: Tracker) -> None:
+    """Tell the tracker when a layer starts and ends, forward and backward.
+
+    Its call is wrapped from outside, so that a checkpointed layer's second forward stays part of its backward. The
+    gradient of a layer's output arrives just before the layer's own backward begins.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for name, module in model.named_modules():
+        module.simulated_name = name
+    stack = base.get_submodule(layers)
+    for index, layer in enumerate(stack):
+        _mark_layer(layer, index, "loss" if index == len(stack) - 1 else "forward", tracker)
+    torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, _: setattr(tracker, "module", getattr(module, "simulated_name", ""))
+    )
+
+
+def _mark_layer(layer: Any, index: int, then: Stage, tracker: Tracker) -> None:
+    kind = type(layer)
+
+    class Marked(kind):  # type: ignore[misc, valid-type]
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            tracker.enter("forward", index)
+            out = super().__call__(*args, **kwargs)
+            tracker.enter(then)
+            hidden = out[0] if isinstance(out, tuple) else out
+            if hidden.requires_grad:
+                hidden.register_hook(lambda _: tracker.enter("backward", index))
+            return out
+
+    Marked.__name__, Marked.__qualname__, Marked.__module__ = kind.__name__, kind.__qualname__, kind.__module__
+    layer.__class__ = Marked

@@ -1,0 +1,31 @@
+"""Job: everything that the child process needs, as one JSON document."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from profiles.gpu import Hardware
+from profiles.model import ModelSpec
+from profiles.plan import Plan
+from profiles.record import Record
+
+Layers = Literal["extrapolate", "whole"]
+
+
+class Job(Record):
+    """A simulation to run.
+
+    batches: (micro_batch_size, padded length) of each optimizer step, in order; empty: the plan's own, twice.
+    expand_kv_heads: the run repeats key and value heads itself before attention.
+    limit_to_device: stop where the card's memory ends, as the run would.
+    """
+
+    plan: Plan
+    model: ModelSpec
+    hardware: Hardware
+    layers: Layers = "extrapolate"
+    batches: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
+    empty_cache_every: int = Field(0, ge=0)
+    expand_kv_heads: bool = False
+    limit_to_device: bool = False
+    snapshot: str | None = None

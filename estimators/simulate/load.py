@@ -1,0 +1,80 @@
+"""Loading: put a model's weights on the device in the order and with the temporaries of `from_pretrained`.
+
+transformers 5.23 (core_model_loading.py, modeling_utils.py): one allocation of the whole model's bytes warms the cache
+up and is freed; then parameters come in the natural order of their names; a weight that is quantised on the fly stands
+on the device in full first.
+"""
+
+import re
+from typing import Any
+
+import torch
+
+from estimators.simulate.quantize import mark_quantized, quantizer
+from estimators.simulate.tracker import Tracker
+from profiles.plan import QUANTIZED
+
+DEVICE = "cuda:0"
+
+
+def load(model: Any, tracker: Tracker, *, quantization: str, compute_dtype: torch.dtype, layers: str) -> None:
+    """Materialise a model that stands on the meta device. `layers` is the dotted name of its list of layers."""
+    chosen = _to_quantize(model) if quantization in QUANTIZED else set()
+    quantize = quantizer(quantization, compute_dtype) if chosen else None
+    tied = set(getattr(model, "all_tied_weights_keys", {}))
+    parameters = {n: p for n, p in model.named_parameters(remove_duplicate=True) if n not in tied}
+    bits = 4 if quantization not in ("int8",) else 8
+    tracker.transient(sum(_loaded_bytes(n, p, chosen, bits) for n, p in parameters.items()), "caching_allocator_warmup")
+    for name in sorted(parameters, key=_natural):
+        layer = layer_index(name, layers)
+        tracker.layer = layer if layer is not None else -1
+        _fill(model, name, parameters[name], quantize if name in chosen else None)
+    tracker.layer = -1
+    for name, buffer in list(model.named_buffers()):
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        persistent = leaf not in module._non_persistent_buffers_set
+        module.register_buffer(leaf, torch.empty(buffer.shape, dtype=buffer.dtype, device=DEVICE), persistent)
+    model.tie_weights()
+    if chosen:
+        mark_quantized(model, quantization)
+
+
+def layer_index(name: str, layers: str) -> int | None:
+    """Index of the layer that a parameter's dotted name is in, or None."""
+    match = re.search(rf"(?:^|\.){re.escape(layers)}\.(\d+)\.", name)
+    return int(match.group(1)) if match else None
+
+
+def _to_quantize(model: Any) -> set[str]:
+    """Weights that bitsandbytes stores: every nn.Linear and Conv1D but the head and what is tied."""
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    kept = set(get_keys_to_not_convert(model))
+    return {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D") and name not in kept and name.split(".")[-1] not in kept
+    }
+
+
+def _loaded_bytes(name: str, parameter: torch.Tensor, chosen: set[str], bits: int) -> int:
+    elements = int(parameter.numel())
+    return elements * bits // 8 if name in chosen else elements * int(parameter.element_size())
+
+
+def _fill(model: Any, name: str, empty: torch.nn.Parameter, quantize: Any) -> None:
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    if quantize is None:
+        value = torch.empty(empty.shape, dtype=empty.dtype, device=DEVICE)
+        setattr(module, leaf, torch.nn.Parameter(value, requires_grad=empty.requires_grad))
+        return
+    shape = empty.shape[::-1] if type(module).__name__ == "Conv1D" else empty.shape
+    parent, _, child = owner.rpartition(".")
+    setattr(model.get_submodule(parent), child, quantize(module, torch.empty(shape, dtype=empty.dtype, device=DEVICE)))
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """core_model_loading.dot_natural_key: numbers first and by value."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]

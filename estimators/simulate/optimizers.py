@@ -1,0 +1,62 @@
+"""The optimizer that a plan's name stands for, as transformers' Trainer would make it (trainer_optimizer.py, 5.23)."""
+
+from typing import Any
+
+import torch
+
+from profiles.errors import UnsupportedError
+from profiles.plan import Plan
+
+BNB = {  # name: (class in bitsandbytes.optim, is_paged, optim_bits)
+    "adamw_8bit": ("AdamW", False, 8),
+    "adamw_bnb_8bit": ("AdamW", False, 8),
+    "paged_adamw_8bit": ("AdamW", True, 8),
+    "paged_adamw_32bit": ("AdamW", True, 32),
+    "lion_32bit": ("Lion", False, 32),
+    "lion_8bit": ("Lion", False, 8),
+    "paged_lion_32bit": ("Lion", True, 32),
+    "paged_lion_8bit": ("Lion", True, 8),
+}
+
+
+def make_optimizer(plan: Plan, model: torch.nn.Module) -> Any:
+    """Build the optimizer over the model's trainable parameters.
+
+    Raises:
+        UnsupportedError: no such optimizer here.
+    """
+    parameters: Any = [p for p in model.parameters() if p.requires_grad]
+    settings: dict[str, Any] = {"lr": plan.learning_rate or 1e-4, "weight_decay": plan.weight_decay}
+    name = plan.optimizer
+    if name == "adamw_torch":
+        return torch.optim.AdamW(parameters, **settings)
+    if name == "adamw_torch_fused":
+        return torch.optim.AdamW(parameters, fused=True, **settings)
+    if name == "adamw_torch_forloop":
+        return torch.optim.AdamW(parameters, foreach=False, **settings)
+    if name == "sgd":
+        return torch.optim.SGD(parameters, **settings)
+    if name == "rmsprop":
+        return torch.optim.RMSprop(parameters, **settings)
+    if name == "adafactor":
+        from transformers.optimization import Adafactor
+
+        return Adafactor(parameters, scale_parameter=False, relative_step=False, **settings)
+    if name in BNB:
+        return _bitsandbytes(*BNB[name], parameters, settings, model)
+    raise UnsupportedError(f"the simulated tier does not know the optimizer {name!r}")
+
+
+def _bitsandbytes(
+    kind: str, paged: bool, bits: int, parameters: Any, settings: dict[str, Any], model: torch.nn.Module
+) -> Any:
+    """The Trainer keeps embeddings at 32 bits under an 8-bit optimizer."""
+    import bitsandbytes.optim as optim
+
+    optimizer = getattr(optim, kind)(parameters, is_paged=paged, optim_bits=bits, **settings)
+    if bits == 8:
+        manager = optim.GlobalOptimManager.get_instance()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Embedding):
+                manager.register_module_override(module, "weight", {"optim_bits": 32})
+    return optimizer

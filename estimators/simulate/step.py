@@ -1,0 +1,87 @@
+"""Training steps as transformers' Trainer runs them: forward under autocast, backward, clip, optimizer, zero."""
+
+import contextlib
+import gc
+from typing import Any
+
+import torch
+
+from estimators.regime import Regime
+from estimators.simulate.build import DTYPES, Built
+from estimators.simulate.load import DEVICE, layer_index
+from estimators.simulate.loss import Batch, loss_function
+from estimators.simulate.optimizers import make_optimizer
+from estimators.simulate.tracker import Tracker
+from profiles.model import ModelSpec
+from profiles.plan import Plan
+
+
+def run_steps(
+    built: Built, plan: Plan, spec: ModelSpec, regime: Regime, tracker: Tracker, batches: tuple[tuple[int, int], ...]
+) -> None:
+    """Run one optimizer step for each (micro_batch_size, padded length) of `batches`."""
+    loss_of = loss_function(
+        regime.loss, built.model, use_cache=regime.use_cache, to_fp32=regime.outputs_to_fp32 and regime.autocast
+    )
+    optimizer = make_optimizer(plan, built.model)
+    gc.collect()
+    gc.disable()  # cycles would be collected at random; what a step leaves behind is collected between steps
+    outputs: Any = None
+    for step, (rows, length) in enumerate(batches):
+        tracker.step = step
+        for _ in range(plan.gradient_accumulation_steps if step else min(plan.gradient_accumulation_steps, 2)):
+            tracker.enter("data")
+            batch = _batch(plan, spec, rows, length)
+            tracker.name(batch.values(), "inputs")
+            if not regime.keep_outputs:
+                outputs = None
+            tracker.enter("forward")
+            autocast = torch.autocast("cuda", dtype=DTYPES[regime.compute_dtype]) if regime.autocast else None
+            with autocast or contextlib.nullcontext():
+                outputs, loss = loss_of(batch)
+            _name_cache(outputs, tracker)
+            del batch
+            if not regime.keep_outputs:
+                outputs = None
+            loss.backward()
+            loss = loss.detach()
+            _name_gradients(built, tracker)
+        _update(built, plan, optimizer, tracker)
+        gc.collect()
+
+
+def _update(built: Built, plan: Plan, optimizer: Any, tracker: Tracker) -> None:
+    tracker.enter("clip")
+    if plan.max_grad_norm:
+        torch.nn.utils.clip_grad_norm_(built.parameters, plan.max_grad_norm)
+    tracker.enter("optimizer")
+    optimizer.step()
+    for parameter, state in optimizer.state.items():
+        layer = tracker.layer_of(parameter)
+        tracker.name([x for x in state.values() if isinstance(x, torch.Tensor)], "optimizer_states", layer)
+    tracker.enter("zero")
+    optimizer.zero_grad(set_to_none=plan.zero_grad_set_to_none)
+
+
+def _batch(plan: Plan, spec: ModelSpec, rows: int, length: int) -> Batch:
+    tokens = torch.ones(rows, length, dtype=torch.long).to(DEVICE)
+    batch = {"input_ids": tokens}
+    if not plan.packing:
+        batch["attention_mask"] = torch.ones(rows, length, dtype=torch.long).to(DEVICE)
+    one_label = plan.task in ("classification", "reward")
+    shape = (rows,) if one_label else (rows, length)
+    batch["labels"] = torch.ones(shape, dtype=torch.long).to(DEVICE)
+    return batch
+
+
+def _name_gradients(built: Built, tracker: Tracker) -> None:
+    for name, parameter in built.model.named_parameters():
+        if parameter.grad is not None:
+            index = layer_index(name, built.layers)
+            tracker.name([parameter.grad], "gradients", -1 if index is None else index)
+
+
+def _name_cache(outputs: Any, tracker: Tracker) -> None:
+    cache = getattr(outputs, "past_key_values", None)
+    for layer in getattr(cache, "layers", ()):
+        tracker.name([getattr(layer, "keys", None), getattr(layer, "values", None)], "kv_cache")

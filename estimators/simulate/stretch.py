@@ -1,0 +1,120 @@
+"""Stretch: the trace of a deep model from the trace of a shallow one.
+
+Equal layers make equal events. So a model of four layers is traced, and the events of its third are repeated for every
+further one: forward in order, backward in reverse, and wherever parameters are walked through (loading, optimizer) next
+to each other. What a layer frees of its neighbour's is its own neighbour's in the longer model.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+
+from estimators.simulate.trace import Mark, Trace
+
+BASE_LAYERS = 4
+REPEATED = 2  # neither it nor its neighbours is the first layer, which may save less
+
+
+def stretch(trace: Trace, num_layers: int) -> Trace:
+    """Return the trace of `num_layers` layers, given that of BASE_LAYERS equal ones."""
+    if num_layers < BASE_LAYERS:
+        raise ValueError(f"cannot stretch {BASE_LAYERS} layers to {num_layers}")
+    return _Stretcher(trace, num_layers).run()
+
+
+class _Stretcher:
+    def __init__(self, trace: Trace, num_layers: int) -> None:
+        self.source = trace
+        self.copies = num_layers - BASE_LAYERS + 1
+        self.out = Trace()
+        self.ids: dict[tuple[int, int], int] = {}  # (storage of the short trace, layer of the long one) -> its id
+        self.peers = _peers(trace)
+
+    def run(self) -> Trace:
+        for mark, start, end in self.source.spans():
+            self._mark(mark, mark.layer)
+            for owner, events in self._runs(mark, start, end):
+                if owner != REPEATED:
+                    self._emit(events, owner, self._depth(owner))
+                    continue
+                depths = range(REPEATED, REPEATED + self.copies)
+                for depth in reversed(depths) if mark.stage == "backward" else depths:
+                    if mark.layer >= 0:
+                        self._mark(mark, depth)
+                    self._emit(events, owner, depth)
+        return self.out
+
+    def _mark(self, mark: Mark, layer: int) -> None:
+        depth = layer if layer != BASE_LAYERS - 1 or mark.layer != layer else self._depth(layer)
+        self.out.marks.append(replace(mark, position=len(self.out.events), layer=depth))
+
+    def _depth(self, layer: int) -> int:
+        """Layer of the long model that stands for a layer of the short one (the repeated one: its first copy)."""
+        return layer + self.copies - 1 if layer > REPEATED else layer
+
+    def _runs(self, mark: Mark, start: int, end: int) -> Iterator[tuple[int, list[int]]]:
+        """Group a span's events by owner: the layer that is running, or else the layer of the storage."""
+        if mark.layer >= 0:
+            yield mark.layer, self.source.events[start:end]
+            return
+        owner, run = -1, list[int]()
+        for event in self.source.events[start:end]:
+            storage = self.source.storages[event if event >= 0 else ~event]
+            if storage.layer != owner and run:
+                yield owner, run
+                run = []
+            owner = storage.layer
+            run.append(event)
+        if run:
+            yield owner, run
+
+    def _emit(self, events: list[int], owner: int, depth: int) -> None:
+        out = self.out
+        for event in events:
+            if event >= 0:
+                storage = self.source.storages[event]
+                at = depth + self._shift(owner, storage.layer) if storage.layer >= 0 else -1
+                self.ids[event, at] = len(out.storages)
+                out.events.append(len(out.storages))
+                out.storages.append(replace(storage, layer=at))
+                continue
+            key = self._resolve(~event, owner, depth)
+            index = self.ids.pop(key, None)
+            if index is not None:
+                out.events.append(~index)
+
+    def _shift(self, owner: int, layer: int) -> int:
+        return layer - owner if owner >= 0 else 0
+
+    def _resolve(self, index: int, owner: int, depth: int) -> tuple[int, int]:
+        """Which storage of the long model a death means, seen from layer `depth` standing for `owner`."""
+        layer = self.source.storages[index].layer
+        if layer < 0:
+            return index, -1
+        if owner < 0:
+            return index, self._depth(layer)
+        at = depth + layer - owner
+        short = self._short(at)
+        return self.peers.get((index, short), index), at
+
+    def _short(self, depth: int) -> int:
+        """Layer of the short model that a layer of the long one repeats."""
+        if depth < REPEATED:
+            return depth
+        return REPEATED if depth < REPEATED + self.copies else depth - self.copies + 1
+
+
+def _peers(trace: Trace) -> dict[tuple[int, int], int]:
+    """(storage, layer) -> the storage that is to that layer what the first is to its own."""
+    births: dict[tuple[int, str, int], list[int]] = defaultdict(list)
+    for number, (mark, start, end) in enumerate(trace.spans()):
+        for event in trace.events[start:end]:
+            if event >= 0 and trace.storages[event].layer >= 0:
+                place = -1 if mark.layer >= 0 else number
+                births[mark.step, f"{mark.stage}{place}", trace.storages[event].layer].append(event)
+    peers: dict[tuple[int, int], int] = {}
+    for (step, stage, _), own in births.items():
+        for layer in range(BASE_LAYERS):
+            other = births.get((step, stage, layer), [])
+            peers.update({(a, layer): b for a, b in zip(own, other, strict=False)})
+    return peers

@@ -1,0 +1,196 @@
+"""Tracker: a dispatch mode that follows every storage on the device from birth to death and writes a Trace.
+
+It also answers what a fake tensor cannot: scalars read back from the device, and how many positions a boolean mask
+selects (all of them: the longest case).
+"""
+
+import threading
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from estimators.simulate.kernels import MATMULS, SCRATCH_FIRST, scratch
+from estimators.simulate.trace import Mark, Stage, Storage, Trace
+
+aten = torch.ops.aten
+NAMED_BY_ARGUMENTS = frozenset(
+    {"load", "clip", "optimizer", "zero"}
+)  # stages whose work belongs to a parameter's layer
+
+
+class Tracker(TorchDispatchMode):  # type: ignore[misc]
+    """Follow storages on `cuda:0`. `workspace` bytes are taken by each thread that multiplies matrices.
+
+    boolean: what a truth value read from the device is said to be (do all masks hold: is the batch unpadded).
+    """
+
+    def __init__(self, *, workspace: int, boolean: bool) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self.boolean = boolean
+        self.workspace = workspace
+        self.step = 0
+        self.stage: Stage = "load"
+        self.layer = -1
+        self.module = ""
+        self.failed_op = ""
+        self.device_ops = 0
+        self._live: dict[int, int] = {}
+        self._references: dict[int, weakref.ref[Any]] = {}
+        self._multiplying: set[int] = set()
+        self.enter("load")
+
+    # -- where the run is
+
+    def enter(self, stage: Stage, layer: int = -1) -> None:
+        """From now on events belong to this stage and layer."""
+        self.stage, self.layer = stage, layer
+        marks = self.trace.marks
+        mark = Mark(len(self.trace.events), self.step, stage, layer)
+        if marks and marks[-1].position == mark.position:
+            marks.pop()
+        marks.append(mark)
+
+    def name(self, tensors: Iterable[torch.Tensor | None], label: str, layer: int | None = None) -> None:
+        """Say what the storages of `tensors` are, and which layer they belong to."""
+        for tensor in tensors:
+            index = None if tensor is None else self._live.get(tensor.untyped_storage()._cdata)
+            if index is not None:
+                storage = self.trace.storages[index]
+                storage.label = label
+                if layer is not None:
+                    storage.layer = layer
+
+    def transient(self, n_bytes: int, op: str, layer: int = -1) -> None:
+        """An allocation that comes and goes at once."""
+        self._die(self._born(n_bytes, op, 0, layer))
+
+    def where(self) -> str:
+        """Say in words where the run is."""
+        layer = f", layer {self.layer}" if self.layer >= 0 else ""
+        module = f", module {self.module}" if self.module else ""
+        op = f", operation {self.failed_op}" if self.failed_op else ""
+        return f"in stage {self.stage} of step {self.step + 1}{layer}{module}{op}"
+
+    def finish(self) -> Trace:
+        """Stop following, and return the trace: what still lives stays alive in it."""
+        self._references.clear()
+        return self.trace
+
+    # -- storages
+
+    def _born(self, n_bytes: int, op: str, width: int, layer: int, label: str = "") -> int:
+        trace = self.trace
+        index = len(trace.storages)
+        trace.storages.append(Storage(n_bytes, op, self.module, layer, width, label))
+        trace.events.append(index)
+        return index
+
+    def _die(self, index: int) -> None:
+        self.trace.events.append(~index)
+
+    def _see(self, tensor: torch.Tensor, op: str, layer: int) -> None:
+        if tensor.device.type != "cuda":
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._live:
+            return
+        n_bytes = storage.nbytes()
+        if n_bytes == 0:
+            return
+        index = self._born(n_bytes, op, tensor.shape[-1] if tensor.dim() else 1, layer)
+        self._live[key] = index
+
+        def gone(_: Any) -> None:
+            if self._live.get(key) == index:
+                del self._live[key], self._references[index]
+                self._die(index)
+
+        self._references[index] = weakref.ref(storage, gone)
+
+    def layer_of(self, argument: Any) -> int:
+        """Layer that a tensor's storage belongs to; -1 for none, or for what is no tensor."""
+        if isinstance(argument, torch.Tensor):
+            index = self._live.get(argument.untyped_storage()._cdata)
+            return -1 if index is None else self.trace.storages[index].layer
+        return -1
+
+    def _owners(self, args: tuple[Any, ...]) -> list[int]:
+        """Layers that an operation's outputs belong to: its first argument's, element by element for a list."""
+        if self.layer >= 0 or self.stage not in NAMED_BY_ARGUMENTS or not args:
+            return []
+        first = args[0]
+        return [self.layer_of(x) for x in first] if isinstance(first, list | tuple) else [self.layer_of(first)]
+
+    # -- dispatch
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation and note what it allocates."""
+        kwargs = kwargs or {}
+        name = func._schema.name
+        try:
+            if func is aten._local_scalar_dense.default:
+                return self._scalar(args[0])
+            if name in MATMULS:
+                self._first_matmul(args)
+            needs = scratch(name, args, kwargs)
+            owners = self._owners(args)
+            layer = self.layer if self.layer >= 0 or not owners else owners[0]
+            if needs and name in SCRATCH_FIRST:
+                held = [self._born(n, f"{name} (scratch)", 0, layer, "dequantized_weights") for n in needs]
+                out = self._run(func, name, args, kwargs)
+                self._note(out, name, owners, layer)
+            else:
+                out = self._run(func, name, args, kwargs)
+                self._note(out, name, owners, layer)
+                held = [self._born(n, f"{name} (scratch)", 0, layer) for n in needs]
+            for index in held:
+                self._die(index)
+        except Exception:
+            self.failed_op = self.failed_op or name
+            raise
+        return out
+
+    def _note(self, out: Any, name: str, owners: list[int], layer: int) -> None:
+        if isinstance(out, torch.Tensor):
+            self._see(out, name, layer)
+        elif isinstance(out, list | tuple):
+            leaves = tree_leaves(out)
+            paired = len(owners) == len(leaves)
+            for i, leaf in enumerate(leaves):
+                if isinstance(leaf, torch.Tensor):
+                    self._see(leaf, name, owners[i] if paired else layer)
+
+    def _scalar(self, tensor: torch.Tensor) -> bool | float | int:
+        if tensor.dtype == torch.bool:
+            return self.boolean if tensor.device.type == "cuda" else True
+        return 1.0 if tensor.is_floating_point() else 1
+
+    def _first_matmul(self, args: tuple[Any, ...]) -> None:
+        thread = threading.get_ident()
+        if thread not in self._multiplying and args[0].device.type == "cuda":
+            self._multiplying.add(thread)
+            self._born(self.workspace, "cublas workspace", 0, -1, "workspace")
+
+    def _run(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The operation itself, or its longest outcome where that depends on data."""
+        if name == "aten::index" and args[1] and args[1][0] is not None and args[1][0].dtype == torch.bool:
+            mask, source = args[1][0], args[0]
+            shape = (mask.numel(), *source.shape[mask.dim() :])
+            return torch.empty(shape, dtype=source.dtype, device=source.device)
+        if name == "aten::nonzero":
+            return torch.empty((args[0].numel(), args[0].dim()), dtype=torch.long, device=args[0].device)
+        if name == "aten::_index_put_impl_" and args[1][0].dtype == torch.bool:
+            return args[0]
+        if name == "bitsandbytes::int8_vectorwise_quant":  # outliers depend on data: none
+            codes, scales, _ = func(args[0], 0.0)
+            return codes, scales, torch.empty(0, dtype=torch.int64, device=args[0].device)
+        if name == "bitsandbytes::int8_mixed_scaled_mm":
+            a, ca, cb = args[0], args[1], args[2]
+            return torch.empty((*ca.shape[:-1], cb.shape[0]), device=a.device, dtype=a.dtype), None
+        return func(*args, **kwargs)

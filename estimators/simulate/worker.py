@@ -1,0 +1,125 @@
+"""The child process: run one Job and return a Simulation. torch is imported here and nowhere above."""
+
+import resource
+import time
+from importlib.metadata import version
+from typing import Any
+
+from estimators.allocator import CachingAllocator
+from estimators.regime import resolve_regime
+from estimators.simulate.job import Job
+from estimators.simulate.replay import replay
+from estimators.simulate.result import Simulation
+from estimators.simulate.stretch import BASE_LAYERS, stretch
+from estimators.simulate.trace import Trace
+from profiles.errors import AdviseError, UnsupportedError
+from profiles.units import KIB, MIB
+
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl")
+DEFAULT_CAPABILITY = (8, 0)
+
+
+class SimulationError(AdviseError):
+    """The traced code failed: says in which stage, layer, module and operation."""
+
+    def __init__(self, where: str, error: BaseException) -> None:
+        text = " ".join(str(error).split())[:300]
+        super().__init__(
+            "simulation-failed",
+            f"the simulated run failed {where}: {type(error).__name__}: {text}",
+            "the analytic estimate stands; `ftadvise measure` runs a few real steps",
+        )
+
+
+def run_job(job: Job) -> Simulation:
+    """Trace the job's run on fake tensors and replay it.
+
+    Raises:
+        UnsupportedError: the simulated tier does not cover this plan.
+        SimulationError: the code under trace failed.
+        DeviceOutOfMemoryError: only with `limit_to_device`.
+    """
+    started = time.perf_counter()
+    refuse(job)
+    layers = job.model.num_hidden_layers
+    traced = BASE_LAYERS if job.layers == "extrapolate" and layers > BASE_LAYERS and _uniform(job) else layers
+    trace, trainable = trace_run(job, traced)
+    if traced != layers:
+        trace = stretch(trace, layers)
+    plan = job.plan
+    allocator = CachingAllocator(
+        limit=job.hardware.gpu.memory_bytes if job.limit_to_device else None,
+        max_split_size=_max_split_size(plan.method_options.get("max_split_size_mb")),
+        expandable_segments=plan.expandable_segments,
+    )
+    found = replay(trace, allocator, vocab_size=job.model.vocab_size)
+    return Simulation(
+        phases=found.phases,
+        peak_allocated=found.peak_allocated,
+        peak_reserved=found.peak_reserved,
+        after_load=found.after_load,
+        end_allocated=found.end,
+        end_reserved=found.end_reserved,
+        trainable_parameters=trainable,
+        layers=layers,
+        layers_traced=traced,
+        seconds=time.perf_counter() - started,
+        rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
+        versions={name: version(name) for name in PACKAGES},
+        timeline=found.timeline,
+    )
+
+
+def refuse(job: Job) -> None:
+    """Raise UnsupportedError for what cannot be traced here."""
+    plan = job.plan
+    if plan.platform == "unsloth":
+        raise UnsupportedError("Unsloth's kernels need Triton and cannot be traced", "its analytic estimate stands")
+    if plan.gradient_checkpointing == "unsloth":
+        raise UnsupportedError("offloaded checkpoints are Unsloth's and cannot be traced", "use the analytic estimate")
+    if plan.sharding not in ("none", "ddp"):
+        raise UnsupportedError(f"the simulated tier runs one card; {plan.sharding} shards over several")
+
+
+def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
+    """Trace `layers` layers of the job's model; also the number of trainable parameters."""
+    from estimators.simulate.guard import install_device_guard
+    from estimators.simulate.kernels import cublas_workspace
+    from estimators.simulate.patches import apply_patches
+
+    install_device_guard()
+    capability = job.hardware.gpu.compute_capability or DEFAULT_CAPABILITY
+    apply_patches(capability=capability, expand_kv_heads=job.expand_kv_heads)
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from estimators.simulate.build import build
+    from estimators.simulate.step import run_steps
+    from estimators.simulate.tracker import Tracker
+
+    plan, spec = job.plan, job.model
+    regime = resolve_regime(plan, spec, job.hardware.gpu)
+    batches = job.batches or ((plan.micro_batch_size, plan.seq_len),) * 2
+    tracker = Tracker(workspace=cublas_workspace(capability), boolean=not regime.masked)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), tracker:
+            built = build(plan, spec, regime, tracker, num_layers=layers)
+            trainable = built.trainable(spec.num_hidden_layers)
+            run_steps(built, plan, spec, regime, tracker, batches)
+            trace = tracker.finish()
+    except AdviseError:
+        raise
+    except Exception as error:
+        raise SimulationError(tracker.where(), error) from error
+    return trace, trainable
+
+
+def _uniform(job: Job) -> bool:
+    """Whether all layers are alike, so that some can stand for all."""
+    if len(job.model.layers) != 1 or job.model.kind == "encoder-decoder" or job.plan.method == "freeze":
+        return False
+    kinds: Any = job.model.config.get("layer_types")
+    return not kinds or len(set(kinds)) == 1
+
+
+def _max_split_size(megabytes: Any) -> int | None:
+    return None if megabytes is None else int(megabytes) * MIB
