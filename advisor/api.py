@@ -1,0 +1,61 @@
+"""The three calls of the Python API: `facts`, `estimate`, `advise`. The command line is made of them."""
+
+from typing import Any
+
+from estimators.throughput import estimate_speed
+
+from advisor.assess import assess, resolve_task
+from advisor.decide import decide
+from advisor.facts import resolve_model
+from advisor.hardware import resolve_hardware
+from advisor.recommendation import Facts, Recommendation
+from advisor.request import Request
+from estimators.answer import Estimate
+from estimators.memory import estimate_memory
+from estimators.methods import get_method
+from profiles.errors import UnsupportedError
+from profiles.gpu import Hardware
+from profiles.plan import Plan
+from profiles.record import parse_record
+
+
+def facts(request: Request | dict[str, Any]) -> Facts:
+    """Look up what a request needs: the model's shapes, the hardware, the data's lengths, the price.
+
+    Raises:
+        AdviseError: unknown names, broken files, values that cannot be; with a message and a hint.
+    """
+    return assess(_request(request))
+
+
+def estimate(plan: Plan | dict[str, Any], *, hardware: Hardware | None = None, offline: bool = False) -> Estimate:
+    """Memory (bytes) and speed (seconds, tokens/s) of one plan, on `hardware`, else on what `plan.gpu` names.
+
+    `plan.gpu` None means this machine's.
+
+    Raises:
+        AdviseError: the plan is malformed, or cannot exist; the message is the reason.
+    """
+    plan = plan if isinstance(plan, Plan) else parse_record(Plan, plan, "plan")
+    model = resolve_model(plan.model, offline=offline)
+    if hardware is None:
+        hardware = resolve_hardware(plan.gpu, None, plan.n_gpus)
+    resolve_task(plan.task, model)
+    refusal = get_method(plan.method).refusal(model, plan)
+    if refusal is not None:
+        raise UnsupportedError(refusal)
+    return Estimate(memory=estimate_memory(plan, model, hardware), speed=estimate_speed(plan, model, hardware))
+
+
+def advise(request: Request | dict[str, Any], *, known: Facts | None = None) -> Recommendation:
+    """Recommend how to fine-tune. `known` facts spare the look-up and make the answer a pure function.
+
+    Raises:
+        AdviseError: as `facts`; and UnsupportedError where only impossible combinations were asked for.
+    """
+    request = _request(request)
+    return decide(request, known if known is not None else assess(request))
+
+
+def _request(request: Request | dict[str, Any]) -> Request:
+    return request if isinstance(request, Request) else parse_record(Request, request, "request")

@@ -1,0 +1,133 @@
+"""Request -> Facts: everything that is looked up (model, hardware, data, price), before anything is decided."""
+
+from pathlib import Path
+
+from advisor.facts import find_tokenizer, fingerprint, resolve_model
+from advisor.hardware import resolve_hardware
+from advisor.plans import ESTIMATED_TASKS
+from advisor.recommendation import DataFacts, Facts
+from advisor.request import Request
+from estimators.methods import get_method
+from profiles.dataset import DatasetFacts
+from profiles.errors import InvalidInputError, UnsupportedError
+from profiles.gpu import Hardware, PriceRange
+from profiles.model import ModelSpec
+from profiles.plan import Task
+from profiles.source import Source
+
+DEFAULT_SEQ_LEN = 2048
+SEQ_LEN_STEP = 64
+TOLERATED_LOSS = 0.01  # share of the data's tokens that a shorter length may cut
+
+
+def assess(request: Request) -> Facts:
+    """Look everything up.
+
+    Raises:
+        AdviseError: unknown names, broken files, values that cannot be.
+    """
+    for name in request.methods:
+        get_method(name)
+    model = resolve_model(request.model, offline=request.offline)
+    hardware = resolve_hardware(request.gpu, request.vram_gib, request.n_gpus)
+    task = resolve_task(request.task, model)
+    dataset = _read(request) if request.data is not None else None
+    assumptions: list[str] = []
+    seq_len = _seq_len(request, model, dataset, assumptions)
+    data = _data(request, dataset, seq_len, assumptions)
+    prints = {"model": fingerprint(model), "hardware": fingerprint(hardware)}
+    if dataset is not None:
+        prints["data"] = dataset.fingerprint
+    return Facts(
+        model=model,
+        hardware=hardware,
+        data=data,
+        task=task,
+        seq_len=seq_len,
+        price=_price(request, hardware),
+        fingerprints=prints,
+        assumptions=tuple(assumptions),
+    )
+
+
+def resolve_task(task: Task | None, model: ModelSpec) -> Task:
+    """The task as asked, or what the kind of model is for.
+
+    Raises:
+        InvalidInputError: an encoder cannot generate.
+        UnsupportedError: the estimators do not know the task yet.
+    """
+    if task is None:
+        return "classification" if model.kind == "encoder" else "sft"
+    if model.kind == "encoder" and task != "classification":
+        raise InvalidInputError("task", f"{model.name} is an encoder: it cannot learn {task}", "--task classification")
+    if task not in ESTIMATED_TASKS:
+        raise UnsupportedError(
+            f"task {task}: its memory and speed are not estimated yet", f"Tasks: {', '.join(ESTIMATED_TASKS)}."
+        )
+    return task
+
+
+def _read(request: Request) -> DatasetFacts:
+    from advisor.dataset import measure_lengths, read_dataset
+
+    dataset = read_dataset(Path(str(request.data)))
+    return dataset.facts(measure_lengths(dataset, find_tokenizer(request.model)))
+
+
+def _seq_len(request: Request, model: ModelSpec, dataset: DatasetFacts | None, assumptions: list[str]) -> int:
+    """As asked; else the shortest that loses at most 1 % of the data's tokens; else 2048; never beyond the model."""
+    limit = model.max_position_embeddings
+    if request.seq_len is not None:
+        if request.seq_len > limit:
+            raise InvalidInputError(
+                "seq_len", f"{request.seq_len} is beyond the {limit} positions of {model.name}", f"At most {limit}."
+            )
+        return request.seq_len
+    if dataset is None:
+        seq_len = min(DEFAULT_SEQ_LEN, limit)
+        assumptions.append(f"sequences of {seq_len} tokens (--seq-len, or --data to measure)")
+        return seq_len
+    low, high = 1, max(1, -(-round(dataset.lengths.max) // SEQ_LEN_STEP))
+    while low < high:
+        middle = (low + high) // 2
+        if dataset.lengths.truncated(middle * SEQ_LEN_STEP).tokens_lost <= TOLERATED_LOSS:
+            high = middle
+        else:
+            low = middle + 1
+    return min(low * SEQ_LEN_STEP, limit)
+
+
+def _data(request: Request, dataset: DatasetFacts | None, seq_len: int, assumptions: list[str]) -> DataFacts:
+    if dataset is not None:
+        lengths = dataset.lengths
+        cut = lengths.truncated(seq_len)
+        if cut.examples_cut > 0:
+            assumptions.append(
+                f"{cut.examples_cut:.1%} of the examples are cut to {seq_len} tokens ({cut.tokens_lost:.1%} of tokens)"
+            )
+        return DataFacts(
+            examples=dataset.examples,
+            mean_len=lengths.mean_len(seq_len),
+            max_len=round(lengths.max),
+            tokens_lost=cut.tokens_lost,
+            duplicates=dataset.duplicates,
+            basis=f"lengths: {lengths.counted_by}",
+        )
+    if request.mean_len is not None and request.mean_len > seq_len:
+        raise InvalidInputError(
+            "mean_len", f"{request.mean_len:g} is more than seq_len {seq_len}", "The mean is of examples cut to it."
+        )
+    if request.examples is not None and request.mean_len is None:
+        assumptions.append(f"every example fills {seq_len} tokens: the time is an upper bound (--mean-len)")
+    basis = "as given" if request.examples is not None else "no data given"
+    mean_len = request.mean_len if request.mean_len is not None else None
+    if request.examples is not None and mean_len is None:
+        mean_len = float(seq_len)
+    return DataFacts(examples=request.examples, mean_len=mean_len, basis=basis)
+
+
+def _price(request: Request, hardware: Hardware) -> PriceRange | None:
+    if request.usd_per_hour is not None:
+        return PriceRange(low=request.usd_per_hour, high=request.usd_per_hour, source=Source(url="as given", date=""))
+    return hardware.gpu.price_usd_per_hour

@@ -1,0 +1,33 @@
+"""`ftadvise advise`: recommend a plan."""
+
+from typing import Any
+
+import click
+
+from advisor.cli.options import build_request, json_option, request_options
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  ftadvise --model llama-8b --vram 24
+  ftadvise --model qwen2.5-7b --gpu rtx4090 --examples 20000 --mean-len 400 --goal fast
+  ftadvise --model ./my-model --data train.jsonl --max-hours 8 --json
+"""
+)
+@request_options
+@json_option
+def command(as_json: bool, **fields: Any) -> int:
+    """Recommend how to fine-tune a model on this hardware (the default command)."""
+    from advisor.api import advise
+
+    recommendation = advise(build_request(fields))
+    if as_json:
+        from advisor.render.envelope import answer_envelope
+
+        click.echo(answer_envelope("advise", recommendation))
+    else:
+        from advisor.render.recommendation import print_recommendation
+
+        print_recommendation(recommendation)
+    return 0 if recommendation.verdict == "fits" else 1

@@ -1,0 +1,64 @@
+"""The options that commands share, named as the fields of the records that they fill."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
+
+import click
+
+from advisor.cli.records import build_record
+from advisor.explain import FLAGS
+from advisor.request import Deployment, Goal, Request, Skill
+from profiles.plan import Platform, Quantization, Task
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_option(command: Command) -> Command:
+    """--json."""
+    return click.option("--json", "as_json", is_flag=True, help="Answer in JSON (schema ftadvise/1).")(command)
+
+
+REQUEST_OPTIONS = (
+    click.option("--model", required=True, help="Nickname (llama-8b), hub id, folder or config.json."),
+    click.option("--gpu", help='Card: rtx4090, "2x a100-80g", cpu. Default: what this machine has.'),
+    click.option("--vram", "vram_gib", type=float, metavar="GB", help="Memory of a card that is not named."),
+    click.option("--n-gpus", type=int, help="Number of cards."),
+    click.option("--data", metavar="PATH", help="Training data: jsonl, json, csv, parquet, txt, or a folder."),
+    click.option("--examples", type=int, help="Number of examples, where there is no --data."),
+    click.option("--mean-len", type=float, help="Mean tokens of an example, where there is no --data."),
+    click.option("--seq-len", type=int, help="Padded length of a sequence, tokens."),
+    click.option("--epochs", "num_epochs", type=float, help="Passes over the data.  [default: 1]"),
+    click.option("--task", type=click.Choice(get_args(Task)), help="Default: sft; classification for encoders."),
+    click.option("--goal", type=click.Choice(get_args(Goal)), help="What comes first.  [default: balanced]"),
+    click.option("--deployment", type=click.Choice(get_args(Deployment)), help="What has to come out.  [adapter]"),
+    click.option("--skill", type=click.Choice(get_args(Skill)), help="low-code: only platforms that need no code."),
+    click.option("--max-hours", type=float, help="Longest acceptable run."),
+    click.option("--max-usd", type=float, help="Dearest acceptable run."),
+    click.option("--usd-per-hour", type=float, help="Price of one card an hour."),
+    click.option("--platform", "platforms", multiple=True, type=click.Choice(get_args(Platform)), help="Only this."),
+    click.option("--method", "methods", multiple=True, help="Only this method (full, lora, qlora, ...)."),
+    click.option(
+        "--quantization", "quantizations", multiple=True, type=click.Choice(get_args(Quantization)), help="Only this."
+    ),
+    click.option("--rank", "lora_rank", type=int, help="LoRA rank.  [default: 16]"),
+    click.option("--batch", "global_batch_size", type=int, help="Sequences a step over all cards.  [default: 16]"),
+    click.option("--micro-batch", "micro_batch_size", type=int, help="Fix the micro-batch instead of choosing it."),
+    click.option("--offline", is_flag=True, help="Never use the network."),
+)
+
+
+def request_options(command: Command) -> Command:
+    """All options that make a Request."""
+    for option in reversed(REQUEST_OPTIONS):
+        command = option(command)
+    return command
+
+
+def build_request(fields: dict[str, Any]) -> Request:
+    """The request that the options say.
+
+    Raises:
+        InvalidInputError: a value that cannot be, under the option's name.
+    """
+    given = {name: value for name, value in fields.items() if value is not None and value != ()}
+    return build_record(Request, given, lambda field: FLAGS.get(field, f"--{field.replace('_', '-')}"))

@@ -1,0 +1,199 @@
+"""Cell -> Candidate: the largest micro-batch that fits, and of the ways to checkpoint the faster one.
+
+The searches rest on three orders, which property tests of the estimators hold: memory rises with the micro-batch,
+checkpointing never adds memory, and at equal memory regime a larger micro-batch is never slower.
+"""
+
+from collections.abc import Iterable
+from math import ceil
+
+from advisor.plans import Cell, accumulation, checkpointings, draft_plan, drop, micro_batches, optimizers, shardings
+from advisor.recommendation import Candidate, Dropped, Facts, RunCost
+from advisor.request import Request
+from estimators.answer import MemoryEstimate, SpeedEstimate
+from estimators.interval import Interval
+from estimators.memory import estimate_memory
+from estimators.throughput import estimate_speed
+from profiles.errors import UnsupportedError
+from profiles.plan import Plan
+from profiles.quality import find_quality
+from profiles.units import HOUR, format_bytes, format_duration, gib_from_bytes
+
+
+def evaluate_cell(cell: Cell, request: Request, facts: Facts) -> Candidate | Dropped:
+    """Choose the inner axes of a cell that passed the rules, and estimate it."""
+    search = _Search(cell, request, facts)
+    try:
+        candidate = search.run()
+    except UnsupportedError as error:
+        return drop(cell, "estimator", error.message)
+    if candidate is None:
+        assert search.smallest is not None  # a search that found nothing has tried something
+        return _drop_for_memory(cell, search.smallest)
+    return _over_limit(candidate, cell, request) or candidate
+
+
+def evaluate_plan(plan: Plan, facts: Facts, *, choices: tuple[str, ...] = ()) -> Candidate:
+    """Estimate a plan as it stands.
+
+    Raises:
+        UnsupportedError: it cannot exist.
+    """
+    memory = estimate_memory(plan, facts.model, facts.hardware)
+    return _complete(plan, memory, facts, choices)
+
+
+class _Search:
+    """Walks the inner axes of one cell. `smallest` is the memory of the least demanding plan that was tried."""
+
+    def __init__(self, cell: Cell, request: Request, facts: Facts) -> None:
+        self.cell, self.request, self.facts = cell, request, facts
+        self.sizes = micro_batches(request, facts)
+        self.smallest: MemoryEstimate | None = None
+
+    def run(self) -> Candidate | None:
+        draft = draft_plan(self.cell, self.request, self.facts)
+        for sharding in shardings(self.facts):
+            for optimizer in optimizers(self.cell, self.facts):
+                variant = draft.replace(sharding=sharding, optimizer=optimizer)
+                found = self._fastest(variant)
+                if found is not None:
+                    return found
+        return None
+
+    def _fastest(self, draft: Plan) -> Candidate | None:
+        """The faster of no checkpointing and checkpointing, each at its largest micro-batch."""
+        largest = len(self.sizes) - 1
+        plain = self._memory(draft, largest)
+        if plain.verdict == "fits":
+            choice = f"micro-batch {self.sizes[largest]} fits without gradient checkpointing, the fastest way"
+            return self._candidate(draft, largest, plain, choice)
+        saving = draft.replace(gradient_checkpointing=checkpointings(self.cell)[-1])
+        fitting = self._largest_fitting(saving, largest)
+        if fitting is None:
+            return None
+        index, memory = fitting
+        candidate = self._candidate(saving, index, memory, self._size_choice(index))
+        if saving == draft:
+            return candidate
+        fitting = self._largest_fitting(draft, index)
+        if fitting is None:
+            return self._with_choice(candidate, "gradient checkpointing is on: without it no micro-batch fits")
+        other = self._candidate(draft, *fitting, self._size_choice(fitting[0]))
+        return self._with_choice(min(candidate, other, key=_step_seconds), _compare(candidate, other))
+
+    def _largest_fitting(self, draft: Plan, bound: int) -> tuple[int, MemoryEstimate] | None:
+        """Bisect over the micro-batches up to index `bound`."""
+        memory = self._memory(draft, 0)
+        if memory.verdict != "fits":
+            return None
+        best, low, high = (0, memory), 1, bound
+        while low <= high:
+            middle = (low + high + 1) // 2
+            memory = self._memory(draft, middle)
+            if memory.verdict == "fits":
+                best, low = (middle, memory), middle + 1
+            else:
+                high = middle - 1
+        return best
+
+    def _memory(self, draft: Plan, index: int) -> MemoryEstimate:
+        memory = estimate_memory(self._sized(draft, index), self.facts.model, self.facts.hardware)
+        if self.smallest is None or memory.device.high < self.smallest.device.high:
+            self.smallest = memory
+        return memory
+
+    def _sized(self, draft: Plan, index: int) -> Plan:
+        size = self.sizes[index]
+        steps = accumulation(size, self.request, self.facts)
+        return draft.replace(micro_batch_size=size, gradient_accumulation_steps=steps)
+
+    def _size_choice(self, index: int) -> str:
+        if len(self.sizes) == 1:
+            return f"micro-batch {self.sizes[0]} as asked for"
+        return f"micro-batch {self.sizes[index]} is the largest of {', '.join(map(str, self.sizes))} that fits so"
+
+    def _candidate(self, draft: Plan, index: int, memory: MemoryEstimate, choice: str) -> Candidate:
+        return _complete(self._sized(draft, index), memory, self.facts, (choice,))
+
+    def _with_choice(self, candidate: Candidate, choice: str) -> Candidate:
+        return candidate.model_copy(update={"choices": (*candidate.choices, choice)})
+
+
+def _complete(plan: Plan, memory: MemoryEstimate, facts: Facts, choices: tuple[str, ...]) -> Candidate:
+    speed = estimate_speed(plan, facts.model, facts.hardware)
+    quality = find_quality(plan.method, plan.quantization, kind=facts.model.kind, task=plan.task)
+    return Candidate(
+        plan=plan, memory=memory, speed=speed, run=_run_cost(plan, speed, facts), quality=quality, choices=choices
+    )
+
+
+def _step_seconds(candidate: Candidate) -> float:
+    """Without a speed the plan with less work wins: the one without checkpointing."""
+    if candidate.speed is None:
+        return 0.0 if candidate.plan.gradient_checkpointing == "none" else 1.0
+    return candidate.speed.step_seconds.expected
+
+
+def _compare(with_checkpointing: Candidate, without: Candidate) -> str:
+    sizes = with_checkpointing.plan.micro_batch_size, without.plan.micro_batch_size
+    slow, fast = sorted((with_checkpointing, without), key=_step_seconds, reverse=True)
+    state = "on" if fast is with_checkpointing else "off"
+    if fast.speed is None or slow.speed is None:
+        return f"gradient checkpointing is {state}: it would only recompute (micro-batch {sizes[0]} against {sizes[1]})"
+    gain = slow.speed.step_seconds.expected / fast.speed.step_seconds.expected - 1
+    return (
+        f"gradient checkpointing is {state}: micro-batch {sizes[0]} with it, {sizes[1]} without; "
+        f"the other way is {gain:.0%} slower"
+    )
+
+
+def _run_cost(plan: Plan, speed: SpeedEstimate | None, facts: Facts) -> RunCost | None:
+    """Steps, seconds and USD over the data; the price range widens the interval."""
+    data = facts.data
+    if speed is None or data.examples is None or data.mean_len is None:
+        return None
+    steps = plan.max_steps or max(1, ceil(data.examples * plan.num_epochs / plan.global_batch_size))
+    seconds = speed.step_seconds.scaled(steps)
+    usd = None
+    if facts.price is not None:
+        low, high = (price * plan.n_gpus / HOUR for price in (facts.price.low, facts.price.high))
+        usd = Interval(low=seconds.low * low, expected=seconds.expected * (low + high) / 2, high=seconds.high * high)
+    tokens = data.examples * data.mean_len * plan.num_epochs
+    return RunCost(steps=steps, tokens=tokens, seconds=seconds, usd=usd)
+
+
+def _drop_for_memory(cell: Cell, memory: MemoryEstimate) -> Dropped:
+    low, high = format_bytes(memory.device.low), format_bytes(memory.device.high)
+    reason = (
+        f"needs {format_bytes(memory.device.expected)} ({low} to {high}) at its smallest; "
+        f"the card offers {format_bytes(memory.budget)}"
+    )
+    rule = "memory"
+    if memory.verdict == "tight":
+        rule, reason = "tight", f"{reason}: it may fit, which is not enough to recommend it"
+    return drop(cell, rule, reason, needs_gib=gib_from_bytes(memory.device.high))
+
+
+def _over_limit(candidate: Candidate, cell: Cell, request: Request) -> Dropped | None:
+    run = candidate.run
+    if run is None:
+        return None
+    if request.max_hours is not None and run.seconds.expected > request.max_hours * HOUR:
+        limit = format_duration(request.max_hours * HOUR)
+        return drop(cell, "max-hours", f"takes {format_duration(run.seconds.expected)}; the limit is {limit}")
+    if request.max_usd is not None and run.usd is not None and run.usd.expected > request.max_usd:
+        return drop(cell, "max-usd", f"costs {run.usd.expected:.2f} USD; the limit is {request.max_usd:.2f} USD")
+    return None
+
+
+def split(answers: Iterable[Candidate | Dropped]) -> tuple[list[Candidate], list[Dropped]]:
+    """Candidates and drops apart, each in order."""
+    candidates: list[Candidate] = []
+    dropped: list[Dropped] = []
+    for answer in answers:
+        if isinstance(answer, Candidate):
+            candidates.append(answer)
+        else:
+            dropped.append(answer)
+    return candidates, dropped

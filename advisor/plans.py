@@ -1,0 +1,258 @@
+"""The space of plans: cells (platform x method x quantization), the rules that drop one, and the axes inside one.
+
+One small function an axis, one a rule. No cell vanishes: it is drafted, or a rule names its reason.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any, NamedTuple, get_args
+
+from advisor.recommendation import Dropped, Facts
+from advisor.request import Request
+from estimators.methods import get_method, methods
+from profiles.catalog import load_gpus
+from profiles.gpu import Hardware
+from profiles.plan import FOUR_BIT, Checkpointing, Plan, Quantization, Sharding
+from profiles.platform import load_platforms
+from profiles.units import BILLION
+
+QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
+ESTIMATED_TASKS = ("sft", "pretrain", "classification")
+MERGEABLE = frozenset({"full", "lora", "qlora", "adalora", "bitfit"})  # PEFT's soft prompts have no merge_and_unload
+
+# Learning rates with their sources: TRL documentation (full), Unsloth and TRL documentation (LoRA), artidoro/qlora
+# (QLoRA; half of it above 13B), QingruZhang/AdaLoRA scripts, TRL peft_integration.md (prompt), and the PEFT
+# method_comparison table for what is left (there untuned for P-tuning and biases).
+LEARNING_RATE = {
+    "full": 1e-5,
+    "lora": 2e-4,
+    "qlora": 2e-4,
+    "adalora": 5e-4,
+    "bitfit": 1e-4,
+    "prompt": 1e-2,
+    "prefix": 5e-3,
+    "ptuning": 1e-4,
+}
+QLORA_LARGE_MODEL = 13 * BILLION
+QLORA_LARGE_MODEL_RATE = 1e-4
+EAGER_ONLY = frozenset({"bloom", "mpt"})  # transformers 5.23: their attention has no SDPA path
+LORA_DROPOUT_SMALL = 0.05  # QLoRA paper: 0.05 to 0.1 helps models up to 13B
+SMALL_DATA = 1000  # examples; below it the guards against overfitting are on
+EARLY_STOPPING_EVALUATIONS = 3
+
+
+class Cell(NamedTuple):
+    """One combination of the three outer axes."""
+
+    platform: str
+    method: str
+    quantization: Quantization
+
+
+def enumerate_cells() -> Iterator[Cell]:
+    """Every combination, in a fixed order."""
+    yield from (Cell(*x) for x in product(load_platforms(), methods(), QUANTIZATIONS))
+
+
+Rule = Callable[[Cell, Request, Facts], str | None]
+
+
+def not_asked_for(cell: Cell, request: Request, facts: Facts) -> str | None:
+    """The request restricts platforms, methods or quantizations to others."""
+    for name, value, allowed in (
+        ("platform", cell.platform, request.platforms),
+        ("method", cell.method, request.methods),
+        ("quantization", cell.quantization, request.quantizations),
+    ):
+        if allowed and value not in allowed:
+            return f"only {name} {', '.join(allowed)} was asked for"
+    return None
+
+
+def skill_wanted(cell: Cell, request: Request, facts: Facts) -> str | None:
+    """A team that does not write code gets platforms that need none."""
+    platform = load_platforms()[cell.platform]
+    if request.skill == "low-code" and platform.interface != "low-code":
+        return f"{platform.name} is used through code ({platform.ease_reason}), and low-code was asked for"
+    return None
+
+
+def platform_method(cell: Cell, request: Request, facts: Facts) -> str | None:
+    """The platform's sources do not have the method."""
+    platform = load_platforms()[cell.platform]
+    support = platform.methods[cell.method]
+    if support.verified != "no":
+        return None
+    claim = f"; published as {support.claim!r}" if support.claim else ""
+    return f"{platform.version} has no {get_method(cell.method).title}: {support.evidence}{claim}"
+
+
+def platform_quantization(cell: Cell, request: Request, facts: Facts) -> str | None:
+    """The platform cannot load the base so."""
+    platform = load_platforms()[cell.platform]
+    support = platform.quantizations[cell.quantization]
+    return f"{platform.version} has no {cell.quantization}: {support.evidence}" if support.verified == "no" else None
+
+
+def platform_task(cell: Cell, request: Request, facts: Facts) -> str | None:
+    """The platform does not train for the task."""
+    platform = load_platforms()[cell.platform]
+    support = platform.tasks[facts.task]
+    return f"{platform.version} has no {facts.task}: {support.evidence}" if support.verified == "no" else None
+
+
+def platform_hardware(cell: Cell, request: Request, facts: Facts) -> str | None:
+    """The platform does not run on this kind of device."""
+    platform, vendor = load_platforms()[cell.platform], facts.hardware.gpu.vendor
+    if platform.needs_gpu and vendor == "CPU":
+        return f"{platform.name} needs a GPU"
+    if vendor not in platform.vendors:
+        return f"{platform.name} on {vendor} is not verified (verified: {', '.join(platform.vendors)})"
+    return None
+
+
+def card_dtype(cell: Cell, request: Request, facts: Facts) -> str | None:
+    """The card has no fast bf16."""
+    gpu = facts.hardware.gpu
+    if cell.quantization == "bf16" and gpu.bf16 is False and gpu.vendor != "CPU":
+        return f"{gpu.name} has no bf16 units; fp16 takes its place"
+    return None
+
+
+def fp16_gradients(cell: Cell, request: Request, facts: Facts) -> str | None:
+    """Loss scaling refuses fp16 gradients; LLaMA-Factory keeps trained weights in fp32 and is free of that."""
+    trains_base = cell.method in ("full", "bitfit")
+    if cell.quantization == "fp16" and trains_base and cell.platform != "llamafactory":
+        return "fp16 weights cannot be trained: torch's GradScaler refuses to unscale fp16 gradients; use bf16 or fp32"
+    return None
+
+
+def method_refusal(cell: Cell, request: Request, facts: Facts) -> str | None:
+    """The method cannot be used on this model, or over a base stored so."""
+    return get_method(cell.method).refusal(facts.model, draft_plan(cell, request, facts))
+
+
+def deployment(cell: Cell, request: Request, facts: Facts) -> str | None:
+    """What comes out has to be deployable as wanted."""
+    if request.deployment == "adapter" or cell.method in MERGEABLE:
+        return None
+    return f"{get_method(cell.method).title} cannot be merged into the weights, which {request.deployment} needs"
+
+
+RULES: dict[str, Rule] = {
+    "not-asked-for": not_asked_for,
+    "low-code": skill_wanted,
+    "platform-method": platform_method,
+    "platform-quantization": platform_quantization,
+    "platform-task": platform_task,
+    "platform-hardware": platform_hardware,
+    "card-dtype": card_dtype,
+    "fp16-gradients": fp16_gradients,
+    "deployment": deployment,
+    "method": method_refusal,
+}
+
+
+def screen_cell(cell: Cell, request: Request, facts: Facts) -> Dropped | None:
+    """Apply the rules in order; the first that speaks names the reason."""
+    for rule_id, rule in RULES.items():
+        reason = rule(cell, request, facts)
+        if reason is not None:
+            return drop(cell, rule_id, reason)
+    return None
+
+
+def drop(cell: Cell, rule: str, reason: str, needs_gib: float | None = None) -> Dropped:
+    """The record of a dropped cell."""
+    platform, method, quantization = cell
+    return Dropped(
+        platform=platform, method=method, quantization=quantization, rule=rule, reason=reason, needs_gib=needs_gib
+    )
+
+
+def draft_plan(cell: Cell, request: Request, facts: Facts) -> Plan:
+    """The cell as a plan with micro-batch 1 and no checkpointing; the inner axes come on top."""
+    hardware, data = facts.hardware, facts.data
+    small = data.examples is not None and data.examples < SMALL_DATA
+    adapter = get_method(cell.method).uses_rank
+    return Plan.model_validate(
+        {
+            "model": request.model,
+            "gpu": name_card(hardware),
+            "n_gpus": hardware.n_gpus,
+            "platform": cell.platform,
+            "task": facts.task,
+            "method": cell.method,
+            "quantization": cell.quantization,
+            "mixed_precision": True if cell.quantization == "fp32" and hardware.gpu.vendor != "CPU" else None,
+            "lora_rank": request.lora_rank,
+            "lora_alpha": 2.0 * request.lora_rank if adapter else None,
+            "lora_dropout": LORA_DROPOUT_SMALL if small and adapter and cell.platform != "unsloth" else 0.0,
+            "seq_len": facts.seq_len,
+            "mean_len": data.mean_len,
+            "gradient_checkpointing": "none",
+            "attention": attention(cell, facts),
+            "sharding": "none" if hardware.n_gpus == 1 else "ddp",
+            "learning_rate": learning_rate(cell, facts),
+            "num_epochs": request.num_epochs,
+            "early_stopping_patience": EARLY_STOPPING_EVALUATIONS if small else 0,
+            "eval_fraction": 0.1 if small else 0.05,
+            "weight_decay": 0.01 if small else 0.0,
+        }
+    )
+
+
+def name_card(hardware: Hardware) -> str | dict[str, Any]:
+    """The card as a plan names it: by its id where the catalogue's row is meant, else by its figures."""
+    gpu = hardware.gpu
+    if hardware.origin == "cpu":
+        return "cpu"
+    if gpu.id in load_gpus() and gpu == load_gpus()[gpu.id]:
+        return gpu.id
+    return gpu.model_dump(mode="json", exclude_defaults=True, exclude={"sources", "price_usd_per_hour"})
+
+
+def learning_rate(cell: Cell, facts: Facts) -> float:
+    """A published starting point for the method."""
+    if cell.quantization in FOUR_BIT and cell.method == "qlora" and facts.model.parameters > QLORA_LARGE_MODEL:
+        return QLORA_LARGE_MODEL_RATE
+    return LEARNING_RATE[cell.method]
+
+
+def attention(cell: Cell, facts: Facts) -> str:
+    """SDPA comes with torch; soft caps and sinks exist only in the eager code; Unsloth chooses by itself."""
+    if cell.platform == "unsloth":
+        return "auto"
+    kinds = [g.block.attention for g in facts.model.layers]
+    eager = facts.model.model_type in EAGER_ONLY or any(a.logit_softcap or a.sinks for a in kinds)
+    return "eager" if eager else "sdpa"
+
+
+def checkpointings(cell: Cell) -> tuple[Checkpointing, ...]:
+    """From fastest to smallest. Prefix tuning needs the KV cache, which checkpointing turns off."""
+    if cell.method == "prefix":
+        return ("none",)
+    return ("none", "unsloth") if cell.platform == "unsloth" else ("none", "full")
+
+
+def optimizers(cell: Cell, facts: Facts) -> tuple[str, ...]:
+    """The plain one, and where all weights have states, the one with 8-bit states if the plain one does not fit."""
+    return ("adamw_torch_fused", "adamw_8bit") if cell.method == "full" else ("adamw_torch_fused",)
+
+
+def shardings(facts: Facts) -> tuple[Sharding, ...]:
+    """Copies first, shards where copies do not fit."""
+    return ("none",) if facts.hardware.n_gpus == 1 else ("ddp", "fsdp2")
+
+
+def micro_batches(request: Request, facts: Facts) -> tuple[int, ...]:
+    """Divisors of one card's share of the global batch, so that accumulation completes it exactly; ascending."""
+    if request.micro_batch_size is not None:
+        return (request.micro_batch_size,)
+    share = max(1, round(request.global_batch_size / facts.hardware.n_gpus))
+    return tuple(n for n in range(1, share + 1) if share % n == 0)
+
+
+def accumulation(micro_batch_size: int, request: Request, facts: Facts) -> int:
+    """Steps that complete the wanted global batch."""
+    return max(1, round(request.global_batch_size / facts.hardware.n_gpus / micro_batch_size))

@@ -1,0 +1,161 @@
+"""The records of an answer: facts, candidates, what was dropped and why, risks, and the recommendation itself."""
+
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import Field
+
+from advisor.request import Request
+from estimators.answer import MemoryEstimate, SpeedEstimate
+from estimators.interval import Interval
+from profiles.gpu import Hardware, PriceRange
+from profiles.model import ModelSpec
+from profiles.plan import Plan, Task
+from profiles.quality import Quality
+from profiles.record import Record
+
+Verdict = Literal["fits", "tight", "does not fit"]
+
+
+class DataFacts(Record):
+    """The data in numbers. Lengths in tokens; `basis` says whether they were measured, and with what.
+
+    mean_len: of an example cut to the chosen length. tokens_lost: share (0 to 1) of all tokens that the cut loses.
+    """
+
+    examples: int | None = None
+    mean_len: float | None = None
+    max_len: int | None = None
+    tokens_lost: float = 0.0
+    duplicates: int = 0
+    basis: str
+
+
+class Facts(Record):
+    """Everything that is looked up before anything is decided; from here on all is pure."""
+
+    model: ModelSpec
+    hardware: Hardware
+    data: DataFacts
+    task: Task
+    seq_len: int
+    price: PriceRange | None = None
+    fingerprints: dict[str, str] = Field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
+
+
+class Dropped(Record):
+    """A combination that is out, by which rule, and why in words and numbers.
+
+    needs_gib: where memory was the reason, the least that the combination needs (high end of the estimate).
+    """
+
+    platform: str
+    method: str
+    quantization: str
+    rule: str
+    reason: str
+    needs_gib: float | None = None
+
+
+class RunCost(Record):
+    """The whole run over the data: optimizer steps, seconds, and USD over all cards (None without a price)."""
+
+    steps: int
+    tokens: float
+    seconds: Interval
+    usd: Interval | None = None
+
+
+class Candidate(Record):
+    """A plan that was evaluated. `run` is None where the data or the speed is not known.
+
+    choices: why its micro-batch, checkpointing, ... are as they are, in sentences.
+    """
+
+    plan: Plan
+    memory: MemoryEstimate
+    speed: SpeedEstimate | None
+    run: RunCost | None
+    quality: Quality
+    choices: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """(platform, method, quantization)."""
+        return self.plan.platform, self.plan.method, self.plan.quantization
+
+    @cached_property
+    def headroom(self) -> float:
+        """Share of the budget that the high end of the memory interval leaves free; negative if it does not fit."""
+        return 1.0 - self.memory.device.high / self.memory.budget
+
+
+class RunnerUp(Record):
+    """The next candidates, and the first criterion at which they lost."""
+
+    candidate: Candidate
+    criterion: str
+    why_not: str
+
+
+class Risk(Record):
+    """A risk by its id in the framework (K1-K4), the numbers that raise it, and the setting that guards against it."""
+
+    id: Literal["K1", "K2", "K3", "K4"]
+    title: str
+    finding: str
+    guard: str
+
+
+class ModelDigest(Record):
+    """What an answer repeats of the model."""
+
+    name: str
+    model_type: str
+    kind: str
+    parameters: int
+    active_parameters: int
+    hidden_size: int
+    num_hidden_layers: int
+    vocab_size: int
+    max_position_embeddings: int
+
+
+class Recommendation(Record):
+    """The answer to a request. `best` is None where nothing fits; `way_out` then says what would.
+
+    verdict: "tight" where nothing surely fits and something may.
+    """
+
+    verdict: Verdict
+    request: Request
+    model: ModelDigest
+    hardware: Hardware
+    data: DataFacts
+    fingerprints: dict[str, str]
+    best: Candidate | None
+    reasons: tuple[str, ...]
+    runner_ups: tuple[RunnerUp, ...]
+    risks: tuple[Risk, ...]
+    criteria: tuple[str, ...]
+    candidates: int
+    dropped: tuple[Dropped, ...]
+    way_out: tuple[str, ...]
+    next_commands: tuple[str, ...]
+    assumptions: tuple[str, ...]
+
+
+class EstimateAnswer(Record):
+    """The answer to one plan, with the plan."""
+
+    verdict: Verdict
+    plan: Plan
+    memory: MemoryEstimate
+    speed: SpeedEstimate | None
+
+
+def digest_model(model: ModelSpec) -> ModelDigest:
+    """The digest of `model`."""
+    fields: dict[str, Any] = {name: getattr(model, name) for name in ModelDigest.model_fields}
+    return ModelDigest(**fields)

@@ -1,0 +1,54 @@
+"""Request: what a person asks, as they can say it. Nothing in it is looked up yet."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from profiles.plan import Platform, Quantization, SmallCount, Task, Tokens
+from profiles.record import Record
+
+Goal = Literal["balanced", "fast", "cheap", "best"]
+Deployment = Literal["adapter", "merged", "gguf", "vllm"]
+Skill = Literal["low-code", "code"]
+
+# Upper bounds keep slips of the keyboard out: no card has 100 TiB, no price is 1e6 USD an hour.
+Gib = Annotated[float, Field(gt=0, le=100_000)]
+Usd = Annotated[float, Field(gt=0, le=1_000_000)]
+
+
+class Request(Record):
+    """The question. Hardware: `gpu` (a name, `2x name`, cpu), `vram_gib`, both
+    (that card with this much memory), or neither (this machine's). Empty restrictions allow everything.
+
+    seq_len: the padded length wanted, tokens (None: from the data, else 2048 or the model's limit).
+    examples, mean_len: the data in numbers, for time and cost, where there is no file. max_hours and max_usd: limits
+    on the whole run. usd_per_hour: for one card, in place of the catalogue's range. task: None means sft, or
+    classification for an encoder.
+    """
+
+    model: str | dict[str, Any]
+    gpu: str | None = None
+    vram_gib: Gib | None = None
+    n_gpus: SmallCount | None = None
+
+    data: str | None = None
+    examples: Annotated[int, Field(ge=1, le=10**12)] | None = None
+    mean_len: Annotated[float, Field(gt=0, le=16_777_216)] | None = None
+    seq_len: Tokens | None = None
+    num_epochs: Annotated[float, Field(gt=0, le=10_000)] = 1.0
+
+    task: Task | None = None
+    goal: Goal = "balanced"
+    deployment: Deployment = "adapter"
+    skill: Skill | None = None
+    max_hours: PositiveFloat | None = None
+    max_usd: Usd | None = None
+    usd_per_hour: Usd | None = None
+
+    platforms: tuple[Platform, ...] = ()
+    methods: tuple[str, ...] = ()
+    quantizations: tuple[Quantization, ...] = ()
+    lora_rank: Annotated[int, Field(ge=1, le=65_536)] = 16
+    global_batch_size: PositiveInt = Field(16, le=1_048_576)
+    micro_batch_size: SmallCount | None = None
+    offline: bool = False
