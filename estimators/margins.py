@@ -1,23 +1,27 @@
-"""How far the analytic figures may be off: intervals fitted to measured runs (see benchmarks/memory.py)."""
+"""How far the analytic figures may be off: shares fitted to measured runs (profiles/data/margins.json)."""
 
 from estimators.interval import Interval
 from estimators.regime import Regime
-from profiles.calibration import Calibration
+from profiles.catalog import get_margin
 from profiles.plan import Plan
 
-ALLOCATED_BELOW, ALLOCATED_ABOVE = 0.02, 0.02
-RESERVED_LOW, RESERVED_EXPECTED, RESERVED_HIGH = 0.0, 0.03, 0.09
+
+def allocated_interval(n_bytes: float, plan: Plan) -> Interval:
+    """Peak allocated memory with its 90 % interval; sharded runs are known far less well."""
+    m = get_margin("allocated", "single" if plan.sharding in ("none", "ddp") else "sharded")
+    return Interval(low=n_bytes * (1 + m.low), expected=n_bytes, high=n_bytes * (1 + m.high))
 
 
-def allocated_interval(n_bytes: float, plan: Plan, calibration: Calibration | None) -> Interval:
-    """Peak allocated memory with its 90 % interval."""
-    return Interval.around(n_bytes, ALLOCATED_BELOW, ALLOCATED_ABOVE)
+def reserved_interval(allocated: Interval, *, dynamic: float, plan: Plan, regime: Regime) -> Interval:
+    """Reserved memory: what the caching allocator holds in segments, fragmentation included.
 
-
-def reserved_interval(allocated: Interval, plan: Plan, regime: Regime) -> Interval:
-    """Reserved memory: the allocator's segments and what fragmentation leaves unused in them."""
+    Slack grows with what comes and goes (`dynamic` bytes), not with weights and states, which lie still. Expandable
+    segments map pages instead of holding fixed ones: the expected slack is then the low one.
+    """
+    m = get_margin("reserved", "eager" if regime.kernel in ("eager", "math") else "fused")
+    expected = m.low if plan.expandable_segments else m.expected
     return Interval(
-        low=allocated.low * (1 + RESERVED_LOW),
-        expected=allocated.expected * (1 + RESERVED_EXPECTED),
-        high=allocated.high * (1 + RESERVED_HIGH),
+        low=allocated.low + m.low * dynamic,
+        expected=allocated.expected + expected * dynamic,
+        high=allocated.high + m.high * dynamic,
     )

@@ -30,6 +30,7 @@ from profiles.plan import Plan
 from profiles.scheme import OptimizerSpec
 
 INPUT_BYTES = 3 * 8  # input_ids, attention_mask, labels as int64
+COMES_AND_GOES = {"saved_activations", "layer_working_set", "logits", "optimizer_temporary", "gradients", "other"}
 MASK_BYTES = 1  # transformers keeps the padded causal mask as booleans for SDPA
 
 
@@ -76,8 +77,9 @@ def estimate_memory(
     profiles = _profiles(model, regime, setup, seq_len, tokens)
     phases = tuple(_phases(plan, model, method, regime, setup, statics, profiles, seq_len=seq_len, tokens=tokens))
     peak = max(phases, key=lambda p: p.n_bytes)
-    allocated = allocated_interval(peak.n_bytes, plan, calibration)
-    reserved = reserved_interval(allocated, plan, regime)
+    allocated = allocated_interval(peak.n_bytes, plan)
+    dynamic = sum(c.n_bytes for c in peak.components if c.name in COMES_AND_GOES)
+    reserved = reserved_interval(allocated, dynamic=dynamic, plan=plan, regime=regime)
     context = context_bytes(gpu)
     device = Interval(
         low=reserved.low + context.low,

@@ -15,6 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from profiles.errors import InvalidInputError, UnsupportedError
 from profiles.gpu import GpuSpec, PriceRange
+from profiles.margin import Margin
 from profiles.name_index import NameIndex, normalize_name
 from profiles.record import Record, RecordT, parse_record
 from profiles.scheme import OptimizerSpec, QuantizationSpec
@@ -122,6 +123,12 @@ def get_optimizer(name: str) -> OptimizerSpec:
     rows = load_optimizers()
     names = {row.id: row.aliases for row in rows.values()}
     return rows[NameIndex("optimizer", names, f"Known: {', '.join(rows)}.").find(name)]
+
+
+@cache
+def get_margin(quantity: str, case: str) -> Margin:
+    """The fitted margin of a quantity, such as ("reserved", "eager"). KeyError is a bug, not an input error."""
+    return _load(Margin, "margins")[f"{quantity}/{case}"]
 
 
 @cache
