@@ -154,6 +154,8 @@ class LengthDistribution(Record):
         """The length that `share` (0 to 1) of the examples do not exceed."""
         if not 0 <= share <= 1:
             raise ValueError(f"share must lie between 0 and 1, got {share}")
+        if share == 1:
+            return self.max
         i = bisect_left(self.levels, share)
         if self.levels[i] == share:
             return self.lengths[i]

@@ -206,9 +206,12 @@ def _kto(row: Example) -> Example:
 
 
 def _classification(row: Example) -> Example:
-    if not isinstance(row["label"], str | int) or row["label"] == "":
-        raise RowError(f"label must be a class number or name, found {kind_of(row['label'])}")
-    return {"text": read_text(row, "text"), "label": row["label"]}
+    label = row["label"]
+    if (isinstance(label, str) and label.isdecimal()) or (isinstance(label, float) and label.is_integer()):  # CSV has no numbers
+        label = int(label)
+    if not isinstance(label, str | int) or label == "":
+        raise RowError(f"label must be a class number or name, found {row['label']!r}")
+    return {"text": read_text(row, "text"), "label": label}
 
 
 def _plain(row: Example) -> Example:

@@ -123,6 +123,8 @@ def read_dataset(
     Raises InvalidInputError naming file:line (CSV, parquet: row) of the first broken rows and how many there are.
     """
     path = Path(path)
+    if limit is not None and limit < 1:
+        raise InvalidInputError("limit", f"must be at least 1, got {limit}")
     files = _find_files(path)
     stamps = _stamps(files)
     reading = _Reading(path, skip_invalid)
@@ -156,6 +158,15 @@ def encode(example: Example) -> bytes:
     return json.dumps(example, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def _encode_row(example: Example) -> bytes:
+    try:
+        return encode(example)
+    except UnicodeEncodeError:
+        raise RowError("holds half of a surrogate pair, which utf-8 cannot express") from None
+    except (TypeError, RecursionError):
+        raise RowError("holds a value that JSON cannot express") from None
+
+
 class _Reading:
     """What is gathered while the rows pass by."""
 
@@ -183,12 +194,9 @@ class _Reading:
                 self.empty += 1
                 return
             example = normalise(self.format, row)
-            line = encode(example)
-        except (RowError, UnicodeEncodeError) as error:
-            self.broken += 1
-            if len(self.errors) < NAMED_ERRORS:
-                lone = "holds half of a surrogate pair, which utf-8 cannot express"
-                self.errors.append((where, lone if isinstance(error, UnicodeEncodeError) else str(error)))
+            line = _encode_row(example)
+        except RowError as error:
+            self._refuse(where, str(error))
             return
         digest = hashlib.blake2b(line, digest_size=16).digest()
         self.hash.update(line + b"\n")
@@ -196,7 +204,12 @@ class _Reading:
         self.characters.append(sum(map(len, texts(example))))
         self.columns.update(row)
         if self.format.form == "classification":
-            self.labels.add(row["label"])
+            self.labels.add(example["label"])
+
+    def _refuse(self, where: str, message: str) -> None:
+        self.broken += 1
+        if len(self.errors) < NAMED_ERRORS:
+            self.errors.append((where, message))
 
     def finish(self) -> Format:
         """The format. Raises InvalidInputError if there is nothing to train on or rows are broken."""

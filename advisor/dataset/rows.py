@@ -77,8 +77,9 @@ def _parse(text: str, start: int = 0) -> tuple[Any, int]:
         return _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
         if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
-            raise RowError("the JSON is cut off in the middle of a value") from None
-        raise RowError(f"not valid JSON: {error.msg} (column {error.pos - start + 1})") from None
+            raise RowError(r"the JSON is cut off (inside a text, a line break is written \n)") from None
+        at = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+        raise RowError(f"not valid JSON: {error.msg} at {at}") from None
     except RecursionError:
         raise RowError("the JSON is nested too deeply") from None
     except ValueError as error:

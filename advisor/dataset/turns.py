@@ -52,7 +52,7 @@ def _content(value: Any, where: str) -> str:
 def _message(value: Any, where: str) -> Example:
     if not isinstance(value, dict):
         raise RowError(f"{where} must be an object with role and content (or from and value), found {kind_of(value)}")
-    role_key, content_key = ("from", "value") if "from" in value else ("role", "content")
+    role_key, content_key = ("from", "value") if value.get("from") is not None else ("role", "content")
     role = value.get(role_key)
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise RowError(f"{where}.{role_key} is {role!r}; expected one of {', '.join(ROLES)}")
