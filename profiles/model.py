@@ -51,10 +51,6 @@ class Linear(Record):
     active: PositiveInt = 1
     shared_expert: bool = False
 
-    def is_named(self, target: str) -> bool:
-        """Whether PEFT's `target_modules` entry `target` (`q_proj`, `mlp.c_proj`) means this module."""
-        return self.kind != "parameter" and (self.name == target or self.name.endswith(f".{target}"))
-
     @property
     def weight_parameters(self) -> int:
         """Weight elements of all copies."""

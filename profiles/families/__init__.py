@@ -1,14 +1,49 @@
-"""Architecture families: one file each, `MODEL_TYPES` and `describe(reader)`; found in this folder by model_type."""
+"""Architecture families: one file each with `describe(reader)`, imported when a config names one of its types."""
 
-import importlib
-import pkgutil
-from collections.abc import Callable
-from functools import cache
+from importlib import import_module
 from typing import Any
 
 from profiles.config_reader import ConfigReader
 from profiles.errors import InvalidModelError, UnsupportedError
 from profiles.model import ModelSpec
+
+# File of this folder -> the model types that it describes. A table, because importing every file costs an answer 15 ms.
+FAMILIES = {
+    "bert": ("bert", "roberta", "xlm-roberta"),
+    "bloom": ("bloom",),
+    "cohere": ("cohere", "cohere2"),
+    "deberta": ("deberta-v2",),
+    "deepseek": ("deepseek_v2", "deepseek_v3"),
+    "distilbert": ("distilbert",),
+    "falcon": ("falcon",),
+    "gemma": ("gemma", "gemma2", "gemma3_text"),
+    "glm": ("glm", "glm4"),
+    "glm4_moe": ("glm4_moe",),
+    "gpt2": ("gpt2",),
+    "gpt_neox": ("gpt_neox",),
+    "gpt_oss": ("gpt_oss",),
+    "llama": (
+        "llama",
+        "mistral",
+        "ministral",
+        "ministral3",
+        "qwen2",
+        "qwen3",
+        "smollm3",
+        "granite",
+        "helium",
+        "internlm3",
+    ),
+    "llama4": ("llama4_text",),
+    "mixtral": ("mixtral",),
+    "modernbert": ("modernbert",),
+    "olmo": ("olmo", "olmo2", "olmo3"),
+    "opt": ("opt",),
+    "phi": ("phi",),
+    "phi3": ("phi3",),
+    "qwen_moe": ("qwen2_moe", "qwen3_moe"),
+}
+FAMILY_OF = {model_type: family for family, types in FAMILIES.items() for model_type in types}
 
 # Multimodal configs whose language model is described alone; value: what transformers builds for the whole.
 COMPOSITES = {
@@ -16,16 +51,6 @@ COMPOSITES = {
     "llama4": "Llama4ForConditionalGeneration",
     "mistral3": "Mistral3ForConditionalGeneration",
 }
-
-
-@cache
-def registry() -> dict[str, Callable[[ConfigReader], ModelSpec]]:
-    """model_type -> the function that describes it, from every file of this folder."""
-    found: dict[str, Callable[[ConfigReader], ModelSpec]] = {}
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        found.update(dict.fromkeys(module.MODEL_TYPES, module.describe))
-    return found
 
 
 def describe_model(config: dict[str, Any], name: str) -> ModelSpec:
@@ -43,24 +68,33 @@ def describe_model(config: dict[str, Any], name: str) -> ModelSpec:
         )
     if model_type in COMPOSITES:
         return _describe_text_part(config, name, COMPOSITES[model_type])
-    if model_type not in registry():
+    if model_type not in FAMILY_OF:
         custom = "it needs the repository's own code (auto_map), and " if config.get("auto_map") else ""
         raise UnsupportedError(
             f"{name}: architecture {model_type[:60]!r} is not known: {custom}its shapes would be a guess",
-            f"Known: {', '.join(sorted([*registry(), *COMPOSITES]))}.",
+            f"Known: {', '.join(sorted([*FAMILY_OF, *COMPOSITES]))}.",
         )
-    return registry()[model_type](ConfigReader(config, name))
+    spec: ModelSpec = import_module(f"{__name__}.{FAMILY_OF[model_type]}").describe(ConfigReader(config, name))
+    stored = config.get("quantization_config")
+    if not isinstance(stored, dict):
+        return spec
+    method = stored.get("quant_method")
+    stored_as = method[:40] if isinstance(method, str) else "quantised"
+    return spec.replace(notes=(*spec.notes, f"the checkpoint is stored as {stored_as}; sizes are those without it"))
 
 
 def _describe_text_part(config: dict[str, Any], name: str, whole: str) -> ModelSpec:
     text = config.get("text_config")
     if not isinstance(text, dict):
         raise InvalidModelError(f"{name}: text_config", "is missing", "A multimodal config.json holds its text_config.")
-    if text.get("model_type") in COMPOSITES:
+    if text.get("model_type") in tuple(COMPOSITES):
         raise InvalidModelError(f"{name}: text_config.model_type", f"{text['model_type']!r} is no language model")
     # A tie_word_embeddings of the whole also rules its language model.
     tied = {k: config[k] for k in ("tie_word_embeddings",) if k in config and k not in text}
     spec = describe_model({**text, **tied}, name)
     return spec.replace(
-        notes=(*spec.notes, f"language model of {whole} only: its vision tower and projector are not counted")
+        notes=(
+            *spec.notes,
+            f"the language model ({spec.architecture}) alone: {whole} adds a vision tower that is not counted",
+        )
     )

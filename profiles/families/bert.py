@@ -9,7 +9,6 @@ ARCHITECTURES = {
     "roberta": "RobertaForMaskedLM",
     "xlm-roberta": "XLMRobertaForMaskedLM",
 }
-MODEL_TYPES = tuple(ARCHITECTURES)
 ROBERTA_OFFSET = 2  # positions are counted from padding_idx + 1
 
 

@@ -4,8 +4,6 @@ from profiles.blocks import decoder, layer_groups, plain_linears, pre_norms
 from profiles.config_reader import ConfigReader
 from profiles.model import Attention, Block, Linear, Mlp, ModelSpec, Norm
 
-MODEL_TYPES = ("bloom",)
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """Pre-norm layers, MLP four times as wide; hub configs name the width n_embed."""

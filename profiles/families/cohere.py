@@ -12,8 +12,6 @@ from profiles.blocks import (
 from profiles.config_reader import ConfigReader
 from profiles.model import Block, ModelSpec, Norm
 
-MODEL_TYPES = ("cohere", "cohere2")
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """Parallel layers; Command R7B (cohere2) slides in three layers of four, and rotates only there."""

@@ -6,7 +6,6 @@ from profiles.errors import UnsupportedError
 from profiles.families.bert import encoder_block
 from profiles.model import Block, Embedding, Linear, ModelSpec, Norm
 
-MODEL_TYPES = ("deberta-v2",)
 QKV = {
     "attention.self.query": "attention.self.query_proj",
     "attention.self.key": "attention.self.key_proj",
@@ -61,11 +60,18 @@ def _relative_positions(f: ConfigReader, positions: int) -> int:
     return positions
 
 
+def _attention_types(f: ConfigReader) -> list[str]:
+    """`pos_att_type`: 'p2c|c2p' or a list."""
+    if isinstance(f.config.get("pos_att_type"), str):
+        return [kind.strip() for kind in f.text("pos_att_type", default="").lower().split("|")]
+    return f.items("pos_att_type", str) or []
+
+
 def _block(f: ConfigReader, hidden_size: int, relative: bool) -> Block:
     block = encoder_block(f, hidden_size)
     linears = tuple(x.replace(name=QKV.get(x.name, x.name)) for x in block.linears)
     if relative and not f.flag("share_att_key", default=False):
-        kinds = f.config.get("pos_att_type") or ()
+        kinds = _attention_types(f)
         for kind, name in (("c2p", "pos_key_proj"), ("p2c", "pos_query_proj")):
             if kind in kinds:
                 extra = Linear(

@@ -4,8 +4,6 @@ from profiles.blocks import decoder, expert_linears, gated_linears, layer_groups
 from profiles.config_reader import ConfigReader
 from profiles.model import Attention, Block, Linear, Mlp, ModelSpec, Norm
 
-MODEL_TYPES = ("deepseek_v2", "deepseek_v3")
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """The router's correction bias of V3 is a buffer, and its multi-token-prediction layers are not loaded."""

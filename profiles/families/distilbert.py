@@ -6,8 +6,6 @@ from profiles.blocks import layer_groups, masked_lm, plain_linears
 from profiles.config_reader import ConfigReader
 from profiles.model import Attention, Block, Embedding, Linear, Mlp, ModelSpec, Norm
 
-MODEL_TYPES = ("distilbert",)
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """With its masked-LM head; config.json says dim, n_layers, n_heads, hidden_dim."""

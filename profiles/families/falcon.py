@@ -4,8 +4,6 @@ from profiles.blocks import decoder, layer_groups, plain_linears
 from profiles.config_reader import ConfigReader
 from profiles.model import Attention, Block, Linear, Mlp, ModelSpec, Norm
 
-MODEL_TYPES = ("falcon",)
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """The 7B has multi-query attention and one norm; 40B and 180B (new_decoder_architecture) groups and two."""

@@ -33,7 +33,6 @@ GENERATIONS = {
     "gemma2": Generation("Gemma2ForCausalLM", 8, 4, 256000, 8192, 2, 50.0, 30.0),
     "gemma3_text": Generation("Gemma3ForCausalLM", 8, 4, 262208, 131072, 6),
 }
-MODEL_TYPES = tuple(GENERATIONS)
 HEAD_DIM = 256
 
 

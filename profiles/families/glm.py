@@ -12,8 +12,6 @@ from profiles.blocks import (
 from profiles.config_reader import ConfigReader
 from profiles.model import Block, ModelSpec, Norm
 
-MODEL_TYPES = ("glm", "glm4")
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """Llama's layer; GLM-4-0414 also norms what attention and MLP return."""

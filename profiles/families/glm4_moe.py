@@ -14,8 +14,6 @@ from profiles.blocks import (
 from profiles.config_reader import ConfigReader
 from profiles.model import Block, Mlp, ModelSpec
 
-MODEL_TYPES = ("glm4_moe",)
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """The router's correction bias is a buffer, and multi-token-prediction layers are not loaded."""

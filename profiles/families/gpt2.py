@@ -5,8 +5,6 @@ from profiles.config_reader import ConfigReader
 from profiles.errors import UnsupportedError
 from profiles.model import Attention, Block, Embedding, Linear, Mlp, ModelSpec
 
-MODEL_TYPES = ("gpt2",)
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """Pre-norm layers with biases; n_inner defaults to four times the width."""

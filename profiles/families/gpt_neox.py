@@ -4,8 +4,6 @@ from profiles.blocks import decoder, layer_groups, plain_linears, pre_norms
 from profiles.config_reader import ConfigReader
 from profiles.model import Attention, Block, Linear, Mlp, ModelSpec
 
-MODEL_TYPES = ("gpt_neox",)
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """Each part has its own norm of the same residual stream (use_parallel_residual)."""

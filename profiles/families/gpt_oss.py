@@ -13,8 +13,6 @@ from profiles.blocks import (
 from profiles.config_reader import ConfigReader
 from profiles.model import Block, Mlp, ModelSpec
 
-MODEL_TYPES = ("gpt_oss",)
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """`gate_up_proj_bias` and `down_proj_bias` do not end in `.bias`: they count as other parameters."""

@@ -61,8 +61,6 @@ VARIANTS = {
     "helium": Variant("HeliumForCausalLM", 4096, 20, 128, out_bias=False, mlp_bias=("mlp_bias",)),
 }
 
-MODEL_TYPES = tuple(VARIANTS)
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """Pre-norm layers of RMSNorm, rotary attention and a gated MLP."""

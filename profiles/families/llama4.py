@@ -13,8 +13,6 @@ from profiles.blocks import (
 from profiles.config_reader import ConfigReader
 from profiles.model import Block, Mlp, ModelSpec, Norm
 
-MODEL_TYPES = ("llama4_text",)
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """moe_layers (or every interleave_moe_layer_step-th) are mixtures; the router is a real nn.Linear.

@@ -12,8 +12,6 @@ from profiles.blocks import (
 from profiles.config_reader import ConfigReader
 from profiles.model import Block, Mlp, ModelSpec
 
-MODEL_TYPES = ("mixtral",)
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """Every layer is a mixture; the experts are two fused parameters."""

@@ -4,8 +4,6 @@ from profiles.blocks import layer_groups, masked_lm
 from profiles.config_reader import ConfigReader
 from profiles.model import Attention, Block, Embedding, Linear, Mlp, ModelSpec, Norm
 
-MODEL_TYPES = ("modernbert",)
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """With its masked-LM head. The first layer has no attention norm: the embedding's serves it."""

@@ -14,7 +14,6 @@ from profiles.config_reader import ConfigReader
 from profiles.model import Block, ModelSpec, Norm
 
 ARCHITECTURES = {"olmo": "OlmoForCausalLM", "olmo2": "Olmo2ForCausalLM", "olmo3": "Olmo3ForCausalLM"}
-MODEL_TYPES = tuple(ARCHITECTURES)
 
 
 def describe(f: ConfigReader) -> ModelSpec:

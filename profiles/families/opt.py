@@ -4,7 +4,6 @@ from profiles.blocks import attention_linears, decoder, layer_groups, plain_line
 from profiles.config_reader import ConfigReader
 from profiles.model import Attention, Block, Embedding, Linear, Mlp, ModelSpec, Norm
 
-MODEL_TYPES = ("opt",)
 POSITION_OFFSET = 2  # OPTLearnedPositionalEmbedding
 
 

@@ -4,8 +4,6 @@ from profiles.blocks import attention_linears, decoder, layer_groups, plain_line
 from profiles.config_reader import ConfigReader
 from profiles.model import Block, Mlp, ModelSpec, Norm
 
-MODEL_TYPES = ("phi",)
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """Parallel layers with a plain MLP (fc1, fc2); the head has a bias too."""

@@ -4,8 +4,6 @@ from profiles.blocks import decoder, fused_gated_linears, gated_mlp, layer_group
 from profiles.config_reader import ConfigReader
 from profiles.model import Block, Linear, ModelSpec
 
-MODEL_TYPES = ("phi3",)
-
 
 def describe(f: ConfigReader) -> ModelSpec:
     """Pre-norm layers; a set sliding_window serves every layer."""

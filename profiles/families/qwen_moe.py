@@ -15,7 +15,6 @@ from profiles.config_reader import ConfigReader
 from profiles.model import Block, Linear, Mlp, ModelSpec
 
 ARCHITECTURES = {"qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
-MODEL_TYPES = tuple(ARCHITECTURES)
 
 
 def describe(f: ConfigReader) -> ModelSpec:
