@@ -10,7 +10,7 @@ Basis = Literal["analytic", "simulated", "measured"]
 PhaseName = Literal["load", "forward_end", "loss", "layer_backward", "optimizer_step"]
 ComponentName = Literal[
     "base_weights", "adapter_weights", "gradients", "optimizer_states", "optimizer_temporary", "saved_activations",
-    "layer_working_set", "logits", "dequantized_weights", "kv_cache", "workspace", "inputs", "other",
+    "layer_working_set", "logits", "dequantized_weights", "kv_cache", "gathered", "workspace", "inputs", "other",
 ]  # fmt: skip
 
 

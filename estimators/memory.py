@@ -19,6 +19,7 @@ from estimators.optimizer_states import state_bytes, step_temporary_bytes
 from estimators.overhead import context_bytes, workspace_bytes
 from estimators.regime import Regime, resolve_regime
 from estimators.setup import layer_setup
+from estimators.sharding import shares
 from estimators.tape import Line
 from estimators.weights import base_weight_bytes, largest_load_bytes
 from profiles.calibration import Calibration
@@ -45,6 +46,9 @@ class Statics:
     temporary: float
     largest_load: float
     workspace: float
+    gathered: float
+    gradient_share: float
+    checkpoints: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +116,28 @@ def static_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime, w
         gradients += n_bytes
         states += _states(optimizer, t, itemsize)
         largest = max(largest, float(t.elements * itemsize))
-    shard = plan.n_gpus if plan.sharding in ("fsdp2", "zero3") else 1
-    grad_shard = plan.n_gpus if plan.sharding in ("fsdp2", "zero2", "zero3") else 1
-    state_shard = plan.n_gpus if plan.sharding in ("fsdp2", "zero1", "zero2", "zero3") else 1
+    count = float(sum(t.elements * t.tensors for t in trained))
+    split = shares(plan, model, regime, trains_base=method.trains_base, trained=count)
+    stored = base * 4 / regime.base if split.upcast else base
+    own_gradients = gradients * (4 / regime.trained if split.upcast and method.trains_base else 1) / split.gradients
+    if split.upcast and method.trains_base:
+        states *= 4 / regime.trained
+    elif split.masters and optimizer.state_bytes is None:
+        states = count * optimizer.state_tensors * 4  # DeepSpeed's states are fp32
+    states = states / split.states + count * split.masters
     return Statics(
-        base=0.0 if plan.offload_parameters else base / shard,
-        adapters=0.0 if plan.offload_parameters else adapters / shard,
-        gradients=gradients / grad_shard,
-        states=0.0 if plan.offload_optimizer else states / state_shard,
+        base=0.0 if plan.offload_parameters else stored / split.weights,
+        adapters=0.0 if plan.offload_parameters else adapters / split.weights,
+        gradients=own_gradients,
+        states=0.0 if plan.offload_optimizer else states,
         temporary=0.0
         if plan.offload_optimizer
-        else step_temporary_bytes(optimizer, trained_bytes=gradients / state_shard, largest_bytes=largest),
+        else step_temporary_bytes(optimizer, trained_bytes=own_gradients, largest_bytes=largest),
         largest_load=largest_load_bytes(model, regime),
         workspace=workspace,
+        gathered=split.gathered + split.unsharded_gradients,
+        gradient_share=own_gradients / gradients if gradients else 1.0,
+        checkpoints=split.checkpoints,
     )
 
 
@@ -181,7 +194,7 @@ def _phases(
     inputs = float(INPUT_BYTES * tokens + _rotary_bytes(model, regime, seq_len) + _mask_bytes(regime, seq_len, tokens))
     standing = setup.accumulates
     held_gradients = statics.gradients if standing else 0.0
-    checkpoint = float(regime.residual * model.hidden_size * tokens)
+    checkpoint = float(statics.checkpoints * regime.residual * model.hidden_size * tokens)
     n_layers = model.num_hidden_layers
     if regime.checkpointing:
         saved = 0.0 if regime.offload_checkpoints else n_layers * checkpoint
@@ -192,6 +205,7 @@ def _phases(
         ("adapter_weights", statics.adapters),
         ("optimizer_states", statics.states),
         ("workspace", statics.workspace),
+        ("gathered", statics.gathered),
         ("inputs", inputs),
     ]
     held = profiles.head.held * tokens
@@ -251,6 +265,7 @@ def _layer_phase(
         for position in ("top", "bottom"):
             alive = saved if position == "top" else min(saved, own)
             left = profiles.head.left if position == "top" else total_left - profile.left
+            left *= statics.gradient_share
             phase = _phase(
                 "layer_backward",
                 [
