@@ -5,9 +5,12 @@ Only config.json is ever fetched: never weights, never a repository's code.
 
 import hashlib
 import json
+import logging
 import os
 import re
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 from typing import Any
 
 from profiles.catalog import ModelRow, load_model_rows, model_index
@@ -18,7 +21,8 @@ from profiles.record import Record
 from profiles.units import MIB
 
 MAX_CONFIG_BYTES = 4 * MIB  # the largest real ones hold long label maps and stay below 1 MiB
-HUB_TIMEOUT_S = 5.0  # a plain answer must not hang; HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT override it
+HUB_TIMEOUT_S = 5.0  # for the first word, three times that for the file; HF_HUB_ETAG_TIMEOUT overrides it
+CONFIG = "config.json"
 
 # The hub's own rule (huggingface_hub validate_repo_id), for one optional organisation and one name.
 _HUB_ID = re.compile(r"^(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}$", re.ASCII)
@@ -37,9 +41,7 @@ def resolve_model(ref: str | dict[str, Any], *, offline: bool = False, token: st
     name = _checked(ref)
     path = _local(name)
     if path is not None:
-        return describe_model(
-            _read_config(path), path.parent.resolve().name if path.name == "config.json" else path.name
-        )
+        return describe_model(_read_config(path), path.parent.resolve().name if path.name == CONFIG else path.name)
     row = find_known(name)
     if row is not None:
         return describe_model(row.config, row.id)
@@ -104,7 +106,7 @@ def _local(name: str) -> Path | None:
     if not _is_path(name) and (find_known(name) or not os.path.isdir(name)):
         return None
     path = Path(name).expanduser()
-    config = path / "config.json" if path.is_dir() else path
+    config = path / CONFIG if path.is_dir() else path
     if config.is_file():
         return config
     if not path.exists():
@@ -142,15 +144,26 @@ def _refuse_constant(name: str) -> None:
 
 
 def _download_config(hub_id: str, offline: bool, token: str | None) -> Path:
-    """config.json of a hub repository, through the hub's cache. HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN count."""
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", f"{HUB_TIMEOUT_S:.0f}")
-    from huggingface_hub import constants, errors, hf_hub_download
+    """config.json of a hub repository. HF_ENDPOINT, HF_HUB_CACHE, HF_HUB_OFFLINE and HF_TOKEN count.
 
-    offline = offline or constants.is_offline_mode()
+    The hub's cache answers first: the shapes of a published model do not change. A HEAD request goes ahead of the
+    download because hf_hub_download retries for a minute where this one answers at once.
+    """
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(hub_id, CONFIG)
+    if isinstance(cached, str):
+        return Path(cached)
+    if offline or constants.HF_HUB_OFFLINE:
+        raise _offline(hub_id)
     timeout = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else HUB_TIMEOUT_S
     try:
-        path = hf_hub_download(hub_id, "config.json", token=token, etag_timeout=timeout, local_files_only=offline)
-        return Path(path)
+        metadata = get_hf_file_metadata(hf_hub_url(hub_id, CONFIG), token=token, timeout=timeout)
+        if (metadata.size or 0) > MAX_CONFIG_BYTES:
+            raise InvalidModelError(hub_id, f"its config.json has {metadata.size:,} bytes: it is none")
+        return _fetch(hub_id, token, 3 * timeout)
+    except AdviseError:
+        raise
     except errors.GatedRepoError:
         raise AdviseError(
             "model-gated",
@@ -159,25 +172,45 @@ def _download_config(hub_id: str, offline: bool, token: str | None) -> Path:
             "or name a local folder that holds its config.json.",
         ) from None
     except errors.RepositoryNotFoundError:
-        raise _unknown(
-            hub_id, "There is no such public repository on the hub (a private one needs HF_TOKEN)."
-        ) from None
+        raise _unknown(hub_id) from None
     except errors.LocalEntryNotFoundError as error:
-        if offline:
-            raise _offline(hub_id) from None
         raise _unreachable(hub_id, error.__cause__ or error) from None
     except errors.EntryNotFoundError:
         raise InvalidModelError(
             hub_id, "its repository has no config.json", "Name the base model: adapters and GGUF files have none."
         ) from None
-    except errors.HFValidationError:
-        raise InvalidInputError("model", f"{hub_id!r} is no hub id", _NAME_HINT) from None
-    except Exception as error:  # the HTTP library's own errors differ between huggingface_hub's versions
+    except Exception as error:  # the HTTP library below differs between huggingface_hub's versions
         raise _unreachable(hub_id, error) from None
 
 
-def _unknown(name: str, listing: str) -> UnknownNameError:
-    return UnknownNameError("model", name, model_index().suggest(name), f"{listing} {_NAME_HINT}")
+def _fetch(hub_id: str, token: str | None, deadline_s: float) -> Path:
+    """Download config.json into the hub's cache, quietly. Raises TimeoutError after `deadline_s` seconds."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    done: Queue[str | Exception] = Queue()
+
+    def download() -> None:
+        try:
+            done.put(hf_hub_download(hub_id, CONFIG, token=token))
+        except Exception as error:
+            done.put(error)
+
+    Thread(target=download, daemon=True).start()
+    try:
+        result = done.get(timeout=deadline_s)
+    except Empty:
+        raise TimeoutError(f"no answer in {deadline_s:g} s") from None
+    if isinstance(result, Exception):
+        raise result
+    return Path(result)
+
+
+def _unknown(name: str) -> UnknownNameError:
+    listing = f"The hub has no such public repository; a private one needs HF_TOKEN. {_NAME_HINT}"
+    return UnknownNameError("model", name, model_index().suggest(name), listing)
 
 
 def _offline(name: str) -> AdviseError:

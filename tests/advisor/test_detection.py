@@ -77,6 +77,10 @@ class FakeNvml:
         return SimpleNamespace(total=total, reserved=reserved, free=total - reserved - card.get("used", 0) * MIB)
 
 
+def _gib(mib: float) -> float:
+    return mib * MIB / GIB
+
+
 RTX4090 = {"name": "NVIDIA GeForce RTX 4090", "total": 24564, "reserved": 357, "uuid": "GPU-aaaa"}
 RTX3090 = {"name": "NVIDIA GeForce RTX 3090", "total": 24576, "reserved": 319, "uuid": "GPU-bbbb"}
 RTX4080 = {"name": "NVIDIA GeForce RTX 4080", "total": 16376, "reserved": 300, "uuid": "GPU-cccc"}
@@ -102,7 +106,7 @@ def test_known_card_takes_the_catalogues_row(monkeypatch: pytest.MonkeyPatch) ->
     assert (found.gpu.id, found.n_gpus, found.origin) == ("rtx4090", 1, "detected")
     assert found.gpu.memory_gib == 23.52
     assert (found.driver_version, found.cuda_version) == ("580.65.06", "13.2")
-    assert found.free_gib == pytest.approx((24564 - 357) / 1024)
+    assert found.free_gib == pytest.approx(_gib(24564 - 357))
     assert found.assumptions == ()
     assert nvml.sessions == 0
 
@@ -125,13 +129,13 @@ def test_same_name_with_less_memory_is_what_the_driver_says(monkeypatch: pytest.
     _with(monkeypatch, {"name": "NVIDIA GeForce RTX 4060 Ti", "total": 8188, "reserved": 250})
     found = detect_hardware()
     assert found.gpu.id == "rtx4060ti-16gb"
-    assert found.gpu.memory_gib == pytest.approx(8188 / 1024 - 0.7, abs=0.01)
+    assert found.gpu.memory_gib == pytest.approx(_gib(8188) - 0.7, abs=0.01)
     assert "less 0.70 GiB that it keeps" in found.assumptions[0]
 
 
 def test_ecc_takes_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     _with(monkeypatch, {"name": "NVIDIA RTX A6000", "total": 46068, "reserved": 500, "capability": [8, 6]})
-    assert detect_hardware().gpu.memory_gib == pytest.approx(46068 / 1024 - 0.7, abs=0.01)
+    assert detect_hardware().gpu.memory_gib == pytest.approx(_gib(46068) - 0.7, abs=0.01)
 
 
 def test_old_driver_without_reserved_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +152,7 @@ def test_unknown_card_claims_no_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.gpu.peak_dense_tflops == {}
     assert found.gpu.compute_capability == (8, 9)
     assert found.gpu.bf16 is True
-    assert found.gpu.memory_gib < 16376 / 1024
+    assert found.gpu.memory_gib < _gib(16376)
     assert "not in the catalogue" in found.assumptions[0]
 
 
@@ -164,12 +168,12 @@ def test_mig_instance_is_one_small_card(monkeypatch: pytest.MonkeyPatch) -> None
     _with(monkeypatch, {**whole, "mig": [large, small]})
     found = detect_hardware()
     assert found.n_gpus == 1
-    assert found.gpu.memory_gib == pytest.approx(4864 / 1024 - 0.7, abs=0.01)
+    assert found.gpu.memory_gib == pytest.approx(_gib(4864) - 0.7, abs=0.01)
     assert found.gpu.peak_dense_tflops == {}
     assert any("MIG is on" in said for said in found.assumptions)
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-2")
-    assert detect_hardware().gpu.memory_gib == pytest.approx(19968 / 1024 - 0.7, abs=0.01)
+    assert detect_hardware().gpu.memory_gib == pytest.approx(_gib(19968) - 0.7, abs=0.01)
 
 
 def test_unified_memory_that_the_driver_does_not_state(monkeypatch: pytest.MonkeyPatch) -> None:
