@@ -24,6 +24,12 @@ def read_attention(f: ConfigReader, *, kv_default: int | None = None, head_dim: 
     return Attention(num_heads=heads, num_key_value_heads=kv_heads, head_dim=width, v_head_dim=width)
 
 
+def multi_head(f: ConfigReader, hidden_size: int, heads: int, **more: Any) -> Attention:
+    """Attention whose heads share hidden_size evenly, each with its own keys; `more`: further fields of Attention."""
+    width = f.per_head(hidden_size, heads)
+    return Attention(num_heads=heads, num_key_value_heads=heads, head_dim=width, v_head_dim=width, **more)
+
+
 def attention_linears(
     a: Attention, hidden_size: int, *, path: str = "self_attn", out: str = "o_proj", bias: bool = False,
     out_bias: bool | None = None,

@@ -1,8 +1,8 @@
 """BERT, RoBERTa, XLM-RoBERTa: post-norm encoders with learned positions, described with their masked-LM head."""
 
-from profiles.blocks import layer_groups, masked_lm, plain_linears
+from profiles.blocks import masked_lm, multi_head, plain_linears
 from profiles.config_reader import MAX_POSITIONS, ConfigReader
-from profiles.model import Attention, Block, Embedding, Linear, Mlp, ModelSpec, Norm
+from profiles.model import Block, Embedding, LayerGroup, Linear, Mlp, ModelSpec, Norm
 
 ARCHITECTURES = {
     "bert": "BertForMaskedLM",
@@ -42,7 +42,7 @@ def describe(f: ConfigReader) -> ModelSpec:
             table("position", rows),
             table("token_type", f.count("type_vocab_size", default=2)),
         ),
-        layers=layer_groups([0] * f.num_hidden_layers(), lambda _: encoder_block(f, hidden_size)),
+        layers=(LayerGroup(count=f.num_hidden_layers(), block=encoder_block(f, hidden_size)),),
         layers_path=f"{root}.encoder.layer",
         extra_linears=(Linear(name=dense, role="dense", in_features=hidden_size, out_features=hidden_size, bias=True),),
         extra_norms=(
@@ -55,7 +55,6 @@ def describe(f: ConfigReader) -> ModelSpec:
 def encoder_block(f: ConfigReader, hidden_size: int) -> Block:
     """One layer: attention, norm, plain MLP, norm."""
     heads, width = f.count("num_attention_heads"), f.count("intermediate_size")
-    head_dim = f.per_head(hidden_size, heads)
 
     def dense(name: str, role: str) -> Linear:
         return Linear.model_validate(
@@ -64,14 +63,7 @@ def encoder_block(f: ConfigReader, hidden_size: int) -> Block:
 
     layer_norm = {"size": hidden_size, "kind": "layernorm", "bias": True}
     return Block(
-        attention=Attention(
-            num_heads=heads,
-            num_key_value_heads=heads,
-            head_dim=head_dim,
-            v_head_dim=head_dim,
-            rotary=False,
-            causal=False,
-        ),
+        attention=multi_head(f, hidden_size, heads, rotary=False, causal=False),
         mlp=Mlp(intermediate_size=width, gated=False, activation=f.text("hidden_act", default="gelu")),
         linears=(
             dense("attention.self.query", "q"),

@@ -1,23 +1,15 @@
 """BLOOM: ALiBi instead of positions, one qkv matmul, biases everywhere, a norm behind the embedding."""
 
-from profiles.blocks import decoder, layer_groups, plain_linears, pre_norms
+from profiles.blocks import decoder, multi_head, plain_linears, pre_norms
 from profiles.config_reader import ConfigReader
-from profiles.model import Attention, Block, Linear, Mlp, ModelSpec, Norm
+from profiles.model import Block, LayerGroup, Linear, Mlp, ModelSpec, Norm
 
 
 def describe(f: ConfigReader) -> ModelSpec:
     """Pre-norm layers, MLP four times as wide; hub configs name the width n_embed."""
     hidden_size, heads = f.count("n_embed", "hidden_size"), f.count("n_head", "num_attention_heads")
-    head_dim = f.per_head(hidden_size, heads)
     block = Block(
-        attention=Attention(
-            num_heads=heads,
-            num_key_value_heads=heads,
-            head_dim=head_dim,
-            v_head_dim=head_dim,
-            rotary=False,
-            alibi=True,
-        ),
+        attention=multi_head(f, hidden_size, heads, rotary=False, alibi=True),
         mlp=Mlp(intermediate_size=4 * hidden_size, gated=False, activation="gelu"),
         linears=(
             Linear(
@@ -36,7 +28,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     return decoder(
         f,
         architecture="BloomForCausalLM",
-        layers=layer_groups([0] * f.num_hidden_layers("n_layer"), lambda _: block),
+        layers=(LayerGroup(count=f.num_hidden_layers("n_layer"), block=block),),
         tied=True,
         max_positions=2048,
         hidden_size=hidden_size,

@@ -1,10 +1,10 @@
 """DeBERTa v2 and v3: BERT's layer with relative positions, whose table is shared by all layers."""
 
-from profiles.blocks import layer_groups, masked_lm
+from profiles.blocks import masked_lm
 from profiles.config_reader import ConfigReader
 from profiles.errors import UnsupportedError
 from profiles.families.bert import encoder_block
-from profiles.model import Block, Embedding, Linear, ModelSpec, Norm
+from profiles.model import Block, Embedding, LayerGroup, Linear, ModelSpec, Norm
 
 QKV = {
     "attention.self.query": "attention.self.query_proj",
@@ -44,7 +44,7 @@ def describe(f: ConfigReader) -> ModelSpec:
         ),
         max_position_embeddings=positions,
         embeddings=tuple(Embedding(name=name, rows=rows, width=hidden_size) for name, rows in tables.items()),
-        layers=layer_groups([0] * f.num_hidden_layers(), lambda _: _block(f, hidden_size, relative)),
+        layers=(LayerGroup(count=f.num_hidden_layers(), block=_block(f, hidden_size, relative)),),
         layers_path="deberta.encoder.layer",
         extra_linears=(
             Linear(name=transform, role="dense", in_features=hidden_size, out_features=hidden_size, bias=True),

@@ -2,27 +2,20 @@
 
 from typing import Any
 
-from profiles.blocks import layer_groups, masked_lm, plain_linears
+from profiles.blocks import masked_lm, multi_head, plain_linears
 from profiles.config_reader import ConfigReader
-from profiles.model import Attention, Block, Embedding, Linear, Mlp, ModelSpec, Norm
+from profiles.model import Block, Embedding, LayerGroup, Linear, Mlp, ModelSpec, Norm
 
 
 def describe(f: ConfigReader) -> ModelSpec:
     """With its masked-LM head; config.json says dim, n_layers, n_heads, hidden_dim."""
     hidden_size, heads = f.count("dim", "hidden_size"), f.count("n_heads", "num_attention_heads")
-    width, vocab_size, head_dim = f.count("hidden_dim"), f.count("vocab_size"), f.per_head(hidden_size, heads)
+    width, vocab_size = f.count("hidden_dim"), f.count("vocab_size")
     positions = f.max_position_embeddings(default=512)
     square: dict[str, Any] = {"in_features": hidden_size, "out_features": hidden_size, "bias": True}
     layer_norm: dict[str, Any] = {"size": hidden_size, "kind": "layernorm", "bias": True}
     block = Block(
-        attention=Attention(
-            num_heads=heads,
-            num_key_value_heads=heads,
-            head_dim=head_dim,
-            v_head_dim=head_dim,
-            rotary=False,
-            causal=False,
-        ),
+        attention=multi_head(f, hidden_size, heads, rotary=False, causal=False),
         mlp=Mlp(intermediate_size=width, gated=False, activation=f.text("activation", default="gelu")),
         linears=(
             Linear(name="attention.q_lin", role="q", **square),
@@ -46,7 +39,7 @@ def describe(f: ConfigReader) -> ModelSpec:
             Embedding(name=f"{root}.word_embeddings", rows=vocab_size, width=hidden_size),
             Embedding(name=f"{root}.position_embeddings", rows=positions, width=hidden_size),
         ),
-        layers=layer_groups([0] * f.num_hidden_layers("n_layers"), lambda _: block),
+        layers=(LayerGroup(count=f.num_hidden_layers("n_layers"), block=block),),
         layers_path="distilbert.transformer.layer",
         extra_linears=(Linear(name="vocab_transform", role="dense", **square),),
         extra_norms=(

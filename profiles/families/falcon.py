@@ -1,8 +1,8 @@
 """Falcon (the 2023 models): one key-value head or groups of them in one qkv matmul; Falcon 3 is a llama."""
 
-from profiles.blocks import decoder, layer_groups, plain_linears
+from profiles.blocks import decoder, plain_linears
 from profiles.config_reader import ConfigReader
-from profiles.model import Attention, Block, Linear, Mlp, ModelSpec, Norm
+from profiles.model import Attention, Block, LayerGroup, Linear, Mlp, ModelSpec, Norm
 
 
 def describe(f: ConfigReader) -> ModelSpec:
@@ -44,7 +44,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     return decoder(
         f,
         architecture="FalconForCausalLM",
-        layers=layer_groups([0] * f.num_hidden_layers("n_layer"), lambda _: block),
+        layers=(LayerGroup(count=f.num_hidden_layers("n_layer"), block=block),),
         tied=True,
         max_positions=2048,
         hidden_size=hidden_size,

@@ -5,12 +5,11 @@ from profiles.blocks import (
     decoder,
     fused_gated_linears,
     gated_mlp,
-    layer_groups,
     pre_norms,
     read_attention,
 )
 from profiles.config_reader import ConfigReader
-from profiles.model import Block, ModelSpec, Norm
+from profiles.model import Block, LayerGroup, ModelSpec, Norm
 
 
 def describe(f: ConfigReader) -> ModelSpec:
@@ -38,7 +37,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     return decoder(
         f,
         architecture="Glm4ForCausalLM" if second else "GlmForCausalLM",
-        layers=layer_groups([0] * f.num_hidden_layers(), lambda _: block),
+        layers=(LayerGroup(count=f.num_hidden_layers(), block=block),),
         tied=False,
         max_positions=131072,
     )

@@ -1,9 +1,9 @@
 """GPT-2: Conv1D weights (stored transposed), learned positions, tied head."""
 
-from profiles.blocks import decoder, layer_groups, plain_linears, pre_norms
+from profiles.blocks import decoder, multi_head, plain_linears, pre_norms
 from profiles.config_reader import ConfigReader
 from profiles.errors import UnsupportedError
-from profiles.model import Attention, Block, Embedding, Linear, Mlp, ModelSpec
+from profiles.model import Block, Embedding, LayerGroup, Linear, Mlp, ModelSpec
 
 
 def describe(f: ConfigReader) -> ModelSpec:
@@ -13,11 +13,8 @@ def describe(f: ConfigReader) -> ModelSpec:
     positions = f.max_position_embeddings("n_positions", default=1024)
     if f.flag("add_cross_attention", default=False):
         raise UnsupportedError(f"{f.name}: GPT-2 with cross-attention is half of an encoder-decoder")
-    head_dim = f.per_head(hidden_size, heads)
     block = Block(
-        attention=Attention(
-            num_heads=heads, num_key_value_heads=heads, head_dim=head_dim, v_head_dim=head_dim, rotary=False
-        ),
+        attention=multi_head(f, hidden_size, heads, rotary=False),
         mlp=Mlp(intermediate_size=width, gated=False, activation=f.text("activation_function", default="gelu_new")),
         linears=(
             Linear(
@@ -43,7 +40,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     return decoder(
         f,
         architecture="GPT2LMHeadModel",
-        layers=layer_groups([0] * f.num_hidden_layers("n_layer"), lambda _: block),
+        layers=(LayerGroup(count=f.num_hidden_layers("n_layer"), block=block),),
         tied=True,
         max_positions=1024,
         hidden_size=hidden_size,

@@ -1,22 +1,16 @@
 """GPT-NeoX and Pythia: one qkv matmul, biases everywhere, attention and MLP side by side, a quarter rotated."""
 
-from profiles.blocks import decoder, layer_groups, plain_linears, pre_norms
+from profiles.blocks import decoder, multi_head, plain_linears, pre_norms
 from profiles.config_reader import ConfigReader
-from profiles.model import Attention, Block, Linear, Mlp, ModelSpec
+from profiles.model import Block, LayerGroup, Linear, Mlp, ModelSpec
 
 
 def describe(f: ConfigReader) -> ModelSpec:
     """Each part has its own norm of the same residual stream (use_parallel_residual)."""
     hidden_size, heads, width = f.hidden_size, f.count("num_attention_heads"), f.count("intermediate_size")
-    bias, head_dim = f.flag("attention_bias", default=True), f.per_head(hidden_size, heads)
+    bias = f.flag("attention_bias", default=True)
     block = Block(
-        attention=Attention(
-            num_heads=heads,
-            num_key_value_heads=heads,
-            head_dim=head_dim,
-            v_head_dim=head_dim,
-            partial_rotary_factor=f.partial_rotary_factor(0.25, "rotary_pct"),
-        ),
+        attention=multi_head(f, hidden_size, heads, partial_rotary_factor=f.partial_rotary_factor(0.25, "rotary_pct")),
         mlp=Mlp(intermediate_size=width, gated=False, activation=f.text("hidden_act", default="gelu")),
         linears=(
             Linear(
@@ -35,7 +29,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     return decoder(
         f,
         architecture="GPTNeoXForCausalLM",
-        layers=layer_groups([0] * f.num_hidden_layers(), lambda _: block),
+        layers=(LayerGroup(count=f.num_hidden_layers(), block=block),),
         tied=False,
         max_positions=2048,
         norm="gpt_neox.final_layer_norm",

@@ -4,13 +4,12 @@ from profiles.blocks import (
     attention_linears,
     decoder,
     expert_linears,
-    layer_groups,
     pre_norms,
     read_attention,
     read_experts,
 )
 from profiles.config_reader import ConfigReader
-from profiles.model import Block, Mlp, ModelSpec
+from profiles.model import Block, LayerGroup, Mlp, ModelSpec
 
 
 def describe(f: ConfigReader) -> ModelSpec:
@@ -35,7 +34,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     return decoder(
         f,
         architecture="MixtralForCausalLM",
-        layers=layer_groups([0] * f.num_hidden_layers(), lambda _: block),
+        layers=(LayerGroup(count=f.num_hidden_layers(), block=block),),
         tied=False,
         max_positions=131072,
     )

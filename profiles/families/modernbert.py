@@ -1,15 +1,14 @@
 """ModernBERT: rotary pre-norm encoder, gated MLP, local attention in two layers of three."""
 
-from profiles.blocks import layer_groups, masked_lm
+from profiles.blocks import layer_groups, masked_lm, multi_head
 from profiles.config_reader import ConfigReader
-from profiles.model import Attention, Block, Embedding, Linear, Mlp, ModelSpec, Norm
+from profiles.model import Block, Embedding, Linear, Mlp, ModelSpec, Norm
 
 
 def describe(f: ConfigReader) -> ModelSpec:
     """With its masked-LM head. The first layer has no attention norm: the embedding's serves it."""
     hidden_size, vocab_size, layers = f.hidden_size, f.count("vocab_size"), f.num_hidden_layers()
     heads, width = f.count("num_attention_heads"), f.count("intermediate_size")
-    head_dim = f.per_head(hidden_size, heads)
     attention_bias, mlp_bias = f.flag("attention_bias", default=False), f.flag("mlp_bias", default=False)
     norm = Norm(name="mlp_norm", size=hidden_size, kind="layernorm", bias=f.flag("norm_bias", default=False))
     window = f.count("local_attention", default=128)
@@ -26,14 +25,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     def block(kind: tuple[bool, bool]) -> Block:
         first, slides = kind
         before = () if first else (norm.replace(name="attn_norm", place="pre_attention"),)
-        attention = Attention(
-            num_heads=heads,
-            num_key_value_heads=heads,
-            head_dim=head_dim,
-            v_head_dim=head_dim,
-            causal=False,
-            sliding_window=window if slides else None,
-        )
+        attention = multi_head(f, hidden_size, heads, causal=False, sliding_window=window if slides else None)
         return Block(attention=attention, mlp=mlp, linears=linears, norms=(*before, norm.replace(place="pre_mlp")))
 
     return masked_lm(

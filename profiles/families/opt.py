@@ -1,8 +1,8 @@
 """OPT: learned positions (two rows more than said), biases everywhere, plain ReLU MLP."""
 
-from profiles.blocks import attention_linears, decoder, layer_groups, plain_linears
+from profiles.blocks import attention_linears, decoder, multi_head, plain_linears
 from profiles.config_reader import ConfigReader
-from profiles.model import Attention, Block, Embedding, Linear, Mlp, ModelSpec, Norm
+from profiles.model import Block, Embedding, LayerGroup, Linear, Mlp, ModelSpec, Norm
 
 POSITION_OFFSET = 2  # OPTLearnedPositionalEmbedding
 
@@ -13,10 +13,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     bias, affine = f.flag("enable_bias", default=True), f.flag("layer_norm_elementwise_affine", default=True)
     before = f.flag("do_layer_norm_before", default=True)
     narrow = f.optional_count("word_embed_proj_dim") or hidden_size
-    head_dim = f.per_head(hidden_size, heads)
-    attention = Attention(
-        num_heads=heads, num_key_value_heads=heads, head_dim=head_dim, v_head_dim=head_dim, rotary=False
-    )
+    attention = multi_head(f, hidden_size, heads, rotary=False)
 
     def norm(name: str, place: str) -> Norm:
         return Norm.model_validate(
@@ -46,7 +43,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     return decoder(
         f,
         architecture="OPTForCausalLM",
-        layers=layer_groups([0] * f.num_hidden_layers(), lambda _: block),
+        layers=(LayerGroup(count=f.num_hidden_layers(), block=block),),
         tied=True,
         max_positions=2048,
         layers_path="model.decoder.layers",

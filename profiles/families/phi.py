@@ -1,8 +1,8 @@
 """Phi-1, 1.5 and 2: biases everywhere, one LayerNorm, attention and MLP side by side, half of each head rotated."""
 
-from profiles.blocks import attention_linears, decoder, layer_groups, plain_linears, read_attention
+from profiles.blocks import attention_linears, decoder, plain_linears, read_attention
 from profiles.config_reader import ConfigReader
-from profiles.model import Block, Mlp, ModelSpec, Norm
+from profiles.model import Block, LayerGroup, Mlp, ModelSpec, Norm
 
 
 def describe(f: ConfigReader) -> ModelSpec:
@@ -30,7 +30,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     return decoder(
         f,
         architecture="PhiForCausalLM",
-        layers=layer_groups([0] * f.num_hidden_layers(), lambda _: block),
+        layers=(LayerGroup(count=f.num_hidden_layers(), block=block),),
         tied=False,
         max_positions=2048,
         norm="model.final_layernorm",

@@ -1,8 +1,8 @@
 """Phi-3, 3.5, 4 and 4-mini: Llama's layer with q, k and v in one matmul and gate and up in another."""
 
-from profiles.blocks import decoder, fused_gated_linears, gated_mlp, layer_groups, pre_norms, read_attention
+from profiles.blocks import decoder, fused_gated_linears, gated_mlp, pre_norms, read_attention
 from profiles.config_reader import ConfigReader
-from profiles.model import Block, Linear, ModelSpec
+from profiles.model import Block, LayerGroup, Linear, ModelSpec
 
 
 def describe(f: ConfigReader) -> ModelSpec:
@@ -25,7 +25,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     return decoder(
         f,
         architecture="Phi3ForCausalLM",
-        layers=layer_groups([0] * f.num_hidden_layers(), lambda _: block),
+        layers=(LayerGroup(count=f.num_hidden_layers(), block=block),),
         tied=False,
         max_positions=4096,
     )
