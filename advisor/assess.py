@@ -42,6 +42,7 @@ def assess(request: Request) -> Facts:
         model=model,
         hardware=hardware,
         data=data,
+        lengths=None if dataset is None else dataset.lengths,
         task=task,
         seq_len=seq_len,
         price=_price(request, hardware),

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from math import floor, log
 
 from advisor.recommendation import Candidate, RunnerUp
@@ -14,7 +16,16 @@ from profiles.units import format_bytes
 EQUAL_TIME = 1.10  # step times within 10 % of each other are one class: the estimate cannot tell them apart
 QUALITY_FLOOR = 2  # "fast" and "cheap" still want a method that teaches the model something
 RUNNER_UPS = 4
-METHOD_ORDER = ("lora", "qlora", "full", "adalora", "bitfit", "prefix", "ptuning", "prompt")
+METHOD_ORDER = {
+    "lora": 0,
+    "qlora": 0,  # the same method; `storage` and the evidence tell the two apart
+    "full": 1,
+    "adalora": 2,
+    "bitfit": 3,
+    "prefix": 4,
+    "ptuning": 5,
+    "prompt": 6,
+}
 FORMAT_ORDER = ("bf16", "fp16", "int8", "nf4-dq", "nf4", "fp4", "fp32")
 
 
@@ -54,9 +65,13 @@ def _pace(loser: Candidate, winner: Candidate) -> str:
 
 
 def _ready(candidate: Candidate, _: float) -> float:
-    from advisor.emit import emitters
+    return 0.0 if _has_emitter(candidate.plan.platform) else 1.0
 
-    return 0.0 if candidate.plan.platform in emitters() else 1.0
+
+@cache
+def _has_emitter(platform: str) -> bool:
+    """A platform's emitter is the module of its name; looked for without importing it."""
+    return find_spec(f"advisor.emit.{platform}") is not None
 
 
 def _platform(candidate: Candidate) -> PlatformSpec:
@@ -91,7 +106,7 @@ CRITERIA: dict[str, Criterion] = {
         Criterion(
             "method",
             "adapters before full fine-tuning: they forget less, and many serve from one base",
-            lambda c, _: METHOD_ORDER.index(c.plan.method),
+            lambda c, _: METHOD_ORDER[c.plan.method],
             lambda loser, winner: (
                 f"of equal quality by the evidence, {get_method(winner.plan.method).title} comes before "
                 f"{get_method(loser.plan.method).title}: cheaper to keep, forgets less"

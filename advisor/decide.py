@@ -7,6 +7,7 @@ from advisor.plans import enumerate_cells, screen_cell
 from advisor.recommendation import Candidate, Dropped, Facts, Recommendation, digest_model
 from advisor.request import Request
 from advisor.risks import find_risks
+from estimators.throughput import why_no_speed
 from profiles.errors import UnsupportedError
 
 LIMITS = frozenset({"memory", "tight", "max-hours", "max-usd"})  # rules that other hardware or limits would lift
@@ -63,7 +64,10 @@ def _assumptions(facts: Facts, best: Candidate | None) -> tuple[str, ...]:
     found = [*facts.hardware.assumptions, *facts.assumptions]
     if best is not None:
         found += best.memory.assumptions
-        found += best.speed.assumptions if best.speed is not None else ()
+        if best.speed is not None:
+            found += best.speed.assumptions
+        else:
+            found.append(f"no estimate of the speed: {why_no_speed(facts.hardware, best.plan)}")
     return tuple(dict.fromkeys(found))
 
 

@@ -121,7 +121,7 @@ class _Search:
 
 
 def _complete(plan: Plan, memory: MemoryEstimate, facts: Facts, choices: tuple[str, ...]) -> Candidate:
-    speed = estimate_speed(plan, facts.model, facts.hardware)
+    speed = estimate_speed(plan, facts.model, facts.hardware, lengths=facts.lengths)
     quality = find_quality(plan.method, plan.quantization, kind=facts.model.kind, task=plan.task)
     return Candidate(
         plan=plan, memory=memory, speed=speed, run=_run_cost(plan, speed, facts), quality=quality, choices=choices

@@ -14,7 +14,7 @@ def explain_choice(candidate: Candidate, facts: Facts) -> Iterator[str]:
     plan, memory = candidate.plan, candidate.memory
     platform = load_platforms()[plan.platform]
     yield candidate.quality.method.finding
-    if candidate.quality.storage.tier > 1 or plan.quantization == "int8":
+    if candidate.quality.storage.tier > 1:
         yield f"{plan.quantization} base: {candidate.quality.storage.finding}"
     support = platform.methods[plan.method]
     ran = "run here on a CPU" if support.ran else "read in its sources, not run here"

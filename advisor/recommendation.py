@@ -8,6 +8,7 @@ from pydantic import Field
 from advisor.request import Request
 from estimators.answer import MemoryEstimate, SpeedEstimate
 from estimators.interval import Interval
+from profiles.dataset import LengthDistribution
 from profiles.gpu import Hardware, PriceRange
 from profiles.model import ModelSpec
 from profiles.plan import Plan, Task
@@ -37,6 +38,7 @@ class Facts(Record):
     model: ModelSpec
     hardware: Hardware
     data: DataFacts
+    lengths: LengthDistribution | None = None
     task: Task
     seq_len: int
     price: PriceRange | None = None

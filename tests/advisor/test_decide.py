@@ -1,0 +1,165 @@
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from advisor.criteria import ORDER, choose_runner_ups, rank
+from advisor.decide import decide, survey
+from advisor.plans import enumerate_cells
+from advisor.recommendation import Recommendation
+from advisor.request import Request
+from profiles.errors import UnsupportedError
+from profiles.plan import Plan
+from profiles.quality import find_quality
+
+pytestmark = pytest.mark.usefixtures("stand_ins")
+REQUEST = Request(model="small-llama")
+
+
+def best(facts, **request):
+    return decide(Request(model="small-llama", **request), facts).best
+
+
+@pytest.mark.parametrize("gib", [1, 4, 8, 24, 80])
+def test_no_silent_hole(make_facts, gib):
+    candidates, dropped = survey(REQUEST, make_facts(gib=gib))
+    keys = [c.key for c in candidates] + [(d.platform, d.method, d.quantization) for d in dropped]
+    assert sorted(keys) == sorted(tuple(c) for c in enumerate_cells())
+    assert len(keys) == 168
+    assert all(d.reason and d.rule for d in dropped)
+
+
+def test_lora_where_it_fits_and_qlora_where_only_that_does(make_facts):
+    assert best(make_facts(gib=24)).plan.method == "lora"
+    assert best(make_facts(gib=24)).plan.quantization == "bf16"
+    assert best(make_facts(gib=1.5)).plan.method == "qlora"
+
+
+def test_goals_change_the_answer(make_facts):
+    roomy = make_facts(gib=80)
+    assert best(roomy, goal="best").plan.method == "full"
+    assert best(roomy, goal="balanced").plan.method == "lora"
+    fast = best(roomy, goal="fast")
+    assert fast.quality.tier <= 2
+    candidates, _ = survey(REQUEST, roomy)
+    ready = [c for c in candidates if c.plan.platform == fast.plan.platform and c.quality.tier <= 2]
+    quickest = max(c.speed.tokens_per_second.expected for c in ready)
+    assert fast.speed.tokens_per_second.expected >= quickest / 1.1
+
+
+def test_continued_pretraining_prefers_full(make_facts):
+    assert best(make_facts(gib=80, task="pretrain")).plan.method == "full"
+
+
+def test_only_what_surely_fits_is_recommended(make_facts):
+    seen = 0
+    for gib in (2, 3, 5, 8, 13, 21):
+        candidates, dropped = survey(REQUEST, make_facts(gib=gib))
+        assert all(c.memory.device.high <= c.memory.budget for c in candidates)
+        assert all(d.needs_gib > gib for d in dropped if d.rule in ("memory", "tight"))
+        seen += len(candidates)
+    assert seen > 50
+
+
+def test_largest_micro_batch_that_fits_is_brute_force(make_facts):
+    """The search finds what trying every micro-batch with and without checkpointing finds."""
+    from advisor.evaluate import evaluate_plan
+
+    checked = 0
+    for gib in (3.5, 5, 9, 30):
+        facts = make_facts(gib=gib)
+        for found in survey(REQUEST, facts)[0]:
+            tried = []
+            for ckpt in ("none",) if found.plan.method == "prefix" else ("none", "full"):
+                for micro in (1, 2, 4, 8, 16):
+                    plan = found.plan.replace(
+                        micro_batch_size=micro, gradient_accumulation_steps=16 // micro, gradient_checkpointing=ckpt
+                    )
+                    candidate = evaluate_plan(plan, facts)
+                    if candidate.memory.verdict == "fits":
+                        tried.append(candidate.speed.step_seconds.expected)
+            assert found.speed.step_seconds.expected == min(tried)
+            checked += 1
+    assert checked > 80
+
+
+def test_more_memory_never_gives_a_slower_best_plan(make_facts):
+    previous = 0.0
+    for gib in (3.5, 4, 6, 9, 14, 24, 48, 80):
+        found = best(make_facts(gib=gib), methods=("lora",), quantizations=("bf16",))
+        assert found.speed.tokens_per_second.expected >= previous
+        previous = found.speed.tokens_per_second.expected
+
+
+@pytest.mark.parametrize("goal", sorted(ORDER))
+@pytest.mark.parametrize("seed", range(5))
+def test_order_of_input_does_not_matter(make_facts, goal, seed):
+    candidates, _ = survey(REQUEST, make_facts())
+    shuffled = random.Random(seed).sample(candidates, len(candidates))
+    assert [c.key for c in rank(shuffled, goal)] == [c.key for c in rank(candidates, goal)]
+
+
+@pytest.mark.parametrize("goal", sorted(ORDER))
+def test_runner_ups_lost_at_a_criterion_of_the_goal(make_facts, goal):
+    candidates, _ = survey(REQUEST, make_facts())
+    ranked = rank(candidates, goal)
+    runner_ups = choose_runner_ups(ranked, goal)
+    assert len(runner_ups) >= 3
+    for runner_up in runner_ups:
+        assert runner_up.criterion in ORDER[goal]
+        assert runner_up.why_not
+        assert runner_up.candidate.key != ranked[0].key
+
+
+def test_nothing_fits_says_what_would(make_facts):
+    answer = decide(REQUEST, make_facts(gib=0.3))
+    assert answer.verdict == "does not fit"
+    assert answer.best is None
+    assert any("GiB would do" in line for line in answer.way_out)
+    needs = min(d.needs_gib for d in answer.dropped if d.needs_gib)
+    assert decide(REQUEST, make_facts(gib=needs)).verdict == "fits"
+
+
+def test_limits_drop_with_numbers(make_facts):
+    facts = make_facts(examples=100_000, mean_len=500)
+    answer = decide(Request(model="small-llama", max_hours=0.1), facts)
+    assert answer.best is None
+    assert all("the limit is 6 min" in d.reason for d in answer.dropped if d.rule == "max-hours")
+    assert any(d.rule == "max-hours" for d in answer.dropped)
+
+
+def test_only_the_impossible_was_asked_for(make_facts):
+    with pytest.raises(UnsupportedError, match="no bias"):
+        decide(Request(model="small-llama", methods=("bitfit",)), make_facts())
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tenths=st.integers(1, 1000), goal=st.sampled_from(["balanced", "fast", "cheap", "best"]))
+def test_recommendation_round_trips_and_is_deterministic(make_facts, tenths, goal):
+    facts = make_facts(gib=tenths / 10)
+    request = Request(model="small-llama", goal=goal)
+    answer = decide(request, facts)
+    text = answer.model_dump_json()
+    assert Recommendation.model_validate_json(text) == answer
+    assert decide(request, facts).model_dump_json() == text
+
+
+def test_recommended_plan_estimates_to_the_recommended_numbers(make_facts):
+    from advisor.evaluate import evaluate_plan
+
+    facts = make_facts()
+    found = decide(REQUEST, facts).best
+    again = evaluate_plan(Plan.model_validate_json(found.plan.model_dump_json()), facts)
+    assert (again.memory, again.speed, again.run) == (found.memory, found.speed, found.run)
+
+
+def test_every_method_and_storage_has_evidence():
+    pairs = {(c.method, c.quantization) for c in enumerate_cells()}
+    for method, quantization in pairs:
+        for kind in ("causal-lm", "encoder", "encoder-decoder"):
+            for task in ("sft", "pretrain", "classification"):
+                quality = find_quality(method, quantization, kind=kind, task=task)
+                assert quality.tier == max(quality.method.tier, quality.storage.tier)
+                assert quality.method.sources
+    assert len(pairs) == 56

@@ -1,0 +1,130 @@
+import pytest
+
+from advisor.plans import (
+    RULES,
+    Cell,
+    accumulation,
+    checkpointings,
+    draft_plan,
+    enumerate_cells,
+    micro_batches,
+    name_card,
+    screen_cell,
+)
+from advisor.request import Request
+from estimators.methods import methods
+from profiles.plan import Plan
+from profiles.platform import load_platforms
+
+REQUEST = Request(model="small-llama")
+
+
+def reason(facts, platform, method, quantization, **request):
+    dropped = screen_cell(Cell(platform, method, quantization), Request(model="small-llama", **request), facts)
+    return None if dropped is None else (dropped.rule, dropped.reason)
+
+
+def test_the_space_is_the_whole_product_once():
+    cells = list(enumerate_cells())
+    assert len(cells) == len(set(cells)) == 3 * 8 * 7
+    assert {c.platform for c in cells} == set(load_platforms())
+    assert {c.method for c in cells} == set(methods())
+
+
+def test_platform_table_covers_every_method_quantization_and_task():
+    seen = 0
+    for platform in load_platforms().values():
+        assert set(platform.methods) == set(methods())
+        assert set(platform.quantizations) == {c.quantization for c in enumerate_cells()}
+        for support in (*platform.methods.values(), *platform.quantizations.values(), *platform.tasks.values()):
+            assert support.evidence
+            seen += 1
+        assert all(s.claim is not None for s in platform.methods.values())
+    assert seen == 3 * (8 + 7 + 8)
+
+
+@pytest.mark.parametrize(
+    ("cell", "rule", "words"),
+    [
+        (("llamafactory", "adalora", "bf16"), "platform-method", "Invalid fine-tuning method"),
+        (("llamafactory", "prompt", "bf16"), "platform-method", "published as 'yes'"),
+        (("unsloth", "bitfit", "bf16"), "platform-method", "no BitFit"),
+        (("unsloth", "qlora", "nf4"), "platform-quantization", "hard-coded"),
+        (("hf", "full", "nf4"), "method", "cannot be trained"),
+        (("hf", "qlora", "bf16"), "method", "plain LoRA"),
+        (("hf", "lora", "nf4"), "method", "QLoRA"),
+        (("hf", "bitfit", "bf16"), "method", "no bias"),
+        (("hf", "full", "fp16"), "fp16-gradients", "GradScaler"),
+    ],
+)
+def test_a_drop_names_its_rule_and_reason(make_facts, cell, rule, words):
+    found = reason(make_facts(), *cell)
+    assert found is not None
+    assert found[0] == rule
+    assert words in found[1]
+
+
+def test_what_exists_is_not_dropped(make_facts):
+    facts = make_facts()
+    for cell in (("hf", "lora", "bf16"), ("hf", "prefix", "bf16"), ("llamafactory", "qlora", "nf4-dq"),
+                 ("unsloth", "full", "bf16"), ("hf", "adalora", "nf4")):  # fmt: skip
+        assert reason(facts, *cell) is None
+
+
+def test_hardware_rules(make_facts):
+    assert reason(make_facts(vendor="CPU"), "unsloth", "lora", "bf16")[0] == "platform-hardware"
+    assert reason(make_facts(bf16=False), "hf", "lora", "bf16")[0] == "card-dtype"
+    assert reason(make_facts(bf16=False), "hf", "lora", "fp16") is None
+    assert reason(make_facts(vendor="AMD"), "unsloth", "lora", "bf16")[0] == "platform-hardware"
+
+
+def test_the_request_restricts(make_facts):
+    facts = make_facts()
+    assert reason(facts, "hf", "lora", "bf16", methods=("full",))[0] == "not-asked-for"
+    assert reason(facts, "hf", "lora", "bf16", skill="low-code")[0] == "low-code"
+    assert reason(facts, "llamafactory", "lora", "bf16", skill="low-code") is None
+    assert reason(facts, "hf", "prompt", "bf16", deployment="gguf")[0] == "deployment"
+    assert reason(facts, "hf", "lora", "bf16", deployment="gguf") is None
+
+
+def test_every_rule_has_a_test_above():
+    exercised = {"not-asked-for", "low-code", "platform-method", "platform-quantization", "platform-hardware",
+                 "card-dtype", "fp16-gradients", "deployment", "method"}  # fmt: skip
+    assert set(RULES) - exercised == {"platform-task"}
+
+
+def test_platform_task(make_facts):
+    facts = make_facts(task="classification")
+    assert reason(facts, "llamafactory", "lora", "bf16")[0] == "platform-task"
+
+
+def test_micro_batches_complete_the_global_batch_exactly(make_facts):
+    facts = make_facts()
+    for size in (1, 2, 6, 12, 16, 17):
+        request = Request(model="m", global_batch_size=size)
+        for micro in micro_batches(request, facts):
+            assert micro * accumulation(micro, request, facts) == size
+    two = make_facts(n_gpus=2)
+    assert micro_batches(Request(model="m", global_batch_size=16), two) == (1, 2, 4, 8)
+
+
+def test_small_data_turns_the_guards_on(make_facts):
+    cell = Cell("hf", "lora", "bf16")
+    small = draft_plan(cell, REQUEST, make_facts(examples=200, mean_len=100))
+    large = draft_plan(cell, REQUEST, make_facts(examples=50_000, mean_len=100))
+    assert small.early_stopping_patience > 0 == large.early_stopping_patience
+    assert small.lora_dropout > 0 == large.lora_dropout
+    assert small.eval_fraction > large.eval_fraction
+
+
+def test_prefix_tuning_is_never_checkpointed():
+    assert checkpointings(Cell("hf", "prefix", "bf16")) == ("none",)
+
+
+def test_a_plan_names_its_card_so_that_it_can_be_replayed(make_facts):
+    facts = make_facts(gib=20.0)
+    plan = draft_plan(Cell("hf", "lora", "bf16"), REQUEST, facts)
+    again = Plan.model_validate_json(plan.model_dump_json())
+    assert again == plan
+    assert again.gpu["memory_gib"] == 20.0
+    assert name_card(make_facts(vendor="CPU").hardware) == "cpu"
