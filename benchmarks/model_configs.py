@@ -25,7 +25,7 @@ def _decoder(
 
 
 def _mpt(hidden: int, layers: int, heads: int) -> dict[str, Any]:
-    """MPT (llm-foundry yamls): plain 4x MLP without biases, tied embeddings; OPT without biases has the same matmuls."""
+    """MPT (llm-foundry yamls): plain 4x MLP, no biases, tied embeddings; OPT without biases has the same matmuls."""
     return {
         "model_type": "opt",
         "hidden_size": hidden,

@@ -90,7 +90,7 @@ class MeasuredRow:
     raw: Json = field(default_factory=dict, repr=False)
 
 
-class _Skip(Exception):
+class _SkippedError(Exception):
     """The row cannot be expressed; the message is the reason."""
 
 
@@ -126,7 +126,7 @@ def _row(raw: Json) -> MeasuredRow:
         draft = _draft(raw, common)
         plan = Plan.model_validate(draft.plan)
         speed = Plan.model_validate({**draft.plan, **draft.speed}) if draft.speed else plan
-    except (_Skip, AdviseError, ValueError) as error:
+    except (_SkippedError, AdviseError, ValueError) as error:
         return MeasuredRow(**common, plan=None, skipped=str(error).split("\n")[0])
     notes = {"speed_note": draft.speed_note, "memory_note": draft.memory_note}
     return MeasuredRow(**common, plan=plan, speed_plan=speed, stack=draft.stack, **notes)
@@ -139,17 +139,17 @@ def source_name(source: str) -> str:
 
 def _draft(raw: Json, common: Json) -> _Draft:
     if common["model_ref"] is None:
-        raise _Skip(f"shapes of {raw['model']} are not described here")
+        raise _SkippedError(f"shapes of {raw['model']} are not described here")
     if common["gpu_id"] is None:
-        raise _Skip(f"card {raw.get('gpu')!r} is not in the catalogue")
+        raise _SkippedError(f"card {raw.get('gpu')!r} is not in the catalogue")
     if (raw.get("nodes") or 1) > 1 or common["n_gpus"] > 8:
-        raise _Skip("more than one node")
+        raise _SkippedError("more than one node")
     method = METHODS.get(raw["method"], raw["method"])
     if method not in methods():
-        raise _Skip(f"method {raw['method']} is not modelled")
+        raise _SkippedError(f"method {raw['method']} is not modelled")
     missing = [key for key in ("batch_size", "seq_len") if raw.get(key) is None]
     if missing:
-        raise _Skip(f"{' and '.join(missing)} not published")
+        raise _SkippedError(f"{' and '.join(missing)} not published")
     plan: Json = {
         "model": common["model_ref"],
         "gpu": common["gpu_id"],
@@ -179,10 +179,10 @@ def _draft(raw: Json, common: Json) -> _Draft:
 def _quantization(raw: Json) -> str:
     quant = str(raw.get("quant") or "")
     if "gptq" in quant:
-        raise _Skip("GPTQ weights are not modelled")
+        raise _SkippedError("GPTQ weights are not modelled")
     dtype = str(raw.get("dtype")).lower()
     if "fp8" in dtype or "float8" in dtype:
-        raise _Skip("FP8 training is not modelled")
+        raise _SkippedError("FP8 training is not modelled")
     if quant:
         details = str(raw.get("quant_details")).replace("_", " ")
         return "nf4-dq" if "double quant" in details and "no double" not in details else "nf4"
@@ -197,11 +197,11 @@ def _loss_kernel(text: str) -> str:
 
 def _sharding(text: str, n_gpus: int) -> str:
     if re.search(r"\b[TPC]P\d|naive", text):
-        raise _Skip(f"parallelism {text!r} cannot be expressed")
+        raise _SkippedError(f"parallelism {text!r} cannot be expressed")
     if n_gpus == 1:
         return "none"
     if "HYBRID" in text or "None" in text:
-        raise _Skip(f"parallelism {text!r} is not clear enough")
+        raise _SkippedError(f"parallelism {text!r} is not clear enough")
     return "ddp" if "ddp" in text else "fsdp2"
 
 
@@ -292,7 +292,7 @@ def _qwen(raw: Json, plan: Json) -> _Draft:
     if raw["method"] != "full":
         plan["target_modules"] = ("all-linear",)
     if "wte" in str(raw.get("target_modules")):
-        raise _Skip("LoRA that also trains the embeddings and the head in full is not modelled")
+        raise _SkippedError("LoRA that also trains the embeddings and the head in full is not modelled")
     note = "c_attn carries one adapter where three are counted; unit and kind of the memory are not stated"
     return _Draft(plan, memory_note=note)
 
@@ -361,9 +361,9 @@ def _foundry(raw: Json, plan: Json) -> _Draft:
 def _torchtune(raw: Json, plan: Json) -> _Draft:
     optimizer = str(raw["optimizer"])
     if "in backward" in optimizer:
-        raise _Skip("an optimizer step fused into the backward pass is not modelled")
+        raise _SkippedError("an optimizer step fused into the backward pass is not modelled")
     if "activation offloading" in raw["notes"]:
-        raise _Skip("activation offloading is not modelled")
+        raise _SkippedError("activation offloading is not modelled")
     targets = {"output_proj": ("o_proj",), "mlp": ("gate_proj", "up_proj", "down_proj")}
     if "target_modules" in plan:
         plan["target_modules"] = tuple(m for t in plan["target_modules"] for m in targets.get(t, (t,)))
@@ -395,7 +395,7 @@ def _unsloth(raw: Json, plan: Json) -> _Draft:
 
 
 def _other_stack(raw: Json, plan: Json) -> _Draft:
-    raise _Skip(f"{raw['platform']}: model code or parallelism of its own")
+    raise _SkippedError(f"{raw['platform']}: model code or parallelism of its own")
 
 
 SOURCES = {

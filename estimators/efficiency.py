@@ -15,8 +15,6 @@ ROOFLINE_NORM = 1.5  # p-norm of compute and memory time: fits Vidur's A100, H10
 TILE = 128  # rows and columns of a thread block's output tile in cuBLAS and CUTLASS half-precision kernels
 STEP_NORM = 4.0  # p-norm of GPU and host time: they overlap, and the slower one nearly decides
 
-NVLINK_SHARE = "nvlink_share"
-
 
 @dataclass(frozen=True, slots=True)
 class Rates:
@@ -41,7 +39,8 @@ class Rates:
     depth_loss: float
     sm_count: int
     overlap: float
-    fused: float
+    sharded_layer: float
+    experts: float
     step_time_factor: float
 
 
@@ -101,11 +100,16 @@ def rates_of(
         depth_loss=c["depth_loss"],
         sm_count=gpu.sm_count or DEFAULT_SM_COUNT,
         overlap=c["communication_overlap"],
-        fused=c["fused_kernels"],
+        sharded_layer=c["sharded_layer_seconds"],
+        experts=c["experts"],
         step_time_factor=c.get("step_time_factor", 1.0),
     )
 
 
+# NVLink through a bridge between two cards, which most servers go without (NVIDIA's PCIe boards and GeForce)
+OPTIONAL_BRIDGE = frozenset(
+    {"rtx2080ti", "rtx3090", "a5000", "a6000", "a30", "a40", "a100-40-pcie", "a100-80-pcie", "h100-pcie", "h100-nvl"}
+)
 DEFAULT_SM_COUNT = 108  # A100's: only the small-matrix loss depends on it
 # One direction of x16, after encoding: PCI-SIG's 8, 16 and 32 GT/s with 128b/130b
 PCIE_X16 = {"3.0": 15.75 * GB, "4.0": 31.5 * GB, "5.0": 63.0 * GB}
@@ -119,9 +123,9 @@ def _pcie_bandwidth(pcie: str) -> float:
 
 
 def _link_bandwidth(gpu: GpuSpec, c: Mapping[str, float]) -> float:
-    """Bus bandwidth of collectives: a share of NVLink's one direction, else of PCIe (no NVLink on most desktops)."""
-    if gpu.link_gbps is not None and gpu.link_gbps * GB / 2 > PCIE_X16["5.0"]:
-        return gpu.link_gbps * GB / 2 * c[NVLINK_SHARE]
+    """Bus bandwidth of collectives: a share of NVLink's one direction where it is part of the board, else of PCIe."""
+    if gpu.link_gbps is not None and gpu.id not in OPTIONAL_BRIDGE:
+        return gpu.link_gbps * GB / 2 * c["nvlink_share"]
     return _pcie_bandwidth(gpu.pcie) * c["pcie_share_pair"]
 
 

@@ -8,9 +8,10 @@ Backward elementwise work is twice the forward's: saved values and the incoming 
 
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Any
 
 from estimators.answer import WorkItem
-from estimators.communication import collective_seconds, is_sharded, micro_batch_traffic, step_traffic
+from estimators.communication import Collective, collective_seconds, is_sharded, micro_batch_traffic, step_traffic
 from estimators.efficiency import Rates, flash_share_of_peak, matmul_seconds, smooth_max
 from estimators.flops import (
     ATTENTION_BACKWARD,
@@ -59,6 +60,7 @@ class Work:
     seconds: float = 0.0
 
     def add(self, *, flops: float = 0.0, n_bytes: float = 0.0, seconds: float = 0.0) -> None:
+        """Add one contribution."""
         self.flops += flops
         self.n_bytes += n_bytes
         self.seconds += seconds
@@ -81,10 +83,11 @@ class Batch:
 
 @dataclass(slots=True)
 class MicroBatch:
-    """Seconds of a forward and backward pass, by kind, and the kernels that the host launches for it."""
+    """Seconds of a forward and backward pass, by kind; kernels that the host launches, layers that it walks."""
 
     work: dict[str, Work] = field(default_factory=dict)
     launches: float = 0.0
+    layer_passes: float = 0.0
 
     def of(self, kind: str) -> Work:
         """The sum of that kind, made when first asked for."""
@@ -111,7 +114,8 @@ def micro_batch(plan: Plan, model: ModelSpec, method: Method, regime: Regime, ra
                 _adapter(out, adapter, layers, passes, regime, rates, plan, batch.tokens, dora=dora)
         _attention(out, block, layers, passes, regime, rates, batch)
         _elementwise(out, block, layers, passes, regime, rates, batch.tokens)
-        out.launches += layers * _layer_launches(block, regime) * (1 + passes.recompute + 1)
+        out.launches += layers * _layer_launches(block, regime) * (2 + passes.recompute)
+        out.layer_passes += layers * (2 + passes.recompute)
     _head(out, model, passes, regime, rates, batch.tokens)
     return out
 
@@ -128,6 +132,8 @@ def _matmul(
         weights_read=read,
     )  # fmt: skip
     n = layers * passes.total
+    if linear.copies > 1:
+        once *= rates.experts
     n_bytes = regime.compute * (weight * read + routed * (linear.in_features + linear.out_features))
     out.of("matmul").add(flops=2.0 * routed * weight * n, n_bytes=n_bytes * n, seconds=once * n)
     if linear.kind == "parameter":
@@ -261,7 +267,7 @@ def _head(out: MicroBatch, model: ModelSpec, passes: Passes, regime: Regime, rat
 def optimizer_items(
     plan: Plan, model: ModelSpec, method: Method, regime: Regime, rates: Rates, optimizer: OptimizerSpec
 ) -> list[WorkItem]:
-    """The optimizer's step by bytes a state, and gradient clipping. Divided among the cards where states are sharded."""
+    """The optimizer's step by bytes a state, and gradient clipping; the cards share it where states are sharded."""
     elements, tensors = 0.0, 0.0
     for t in method.trained(model, plan):
         elements += t.elements * t.tensors
@@ -300,17 +306,9 @@ def communication_seconds(
     micro = micro_batch_traffic(plan.sharding, weights=weights, gradients=gradients, checkpointing=regime.checkpointing)
     step = step_traffic(plan.sharding, gradients=gradients, trained=trained * regime.trained)
 
-    def seconds(traffic: tuple[tuple[str, float], ...]) -> float:
-        return sum(
-            collective_seconds(
-                kind,
-                n_bytes=n,
-                n_gpus=plan.n_gpus,
-                bandwidth=rates.link,
-                latency=rates.link_latency,  # type: ignore[arg-type]
-            )
-            for kind, n in traffic
-        )
+    def seconds(traffic: tuple[tuple[Collective, float], ...]) -> float:
+        link: dict[str, Any] = {"n_gpus": plan.n_gpus, "bandwidth": rates.link, "latency": rates.link_latency}
+        return sum(collective_seconds(kind, n_bytes=n, **link) for kind, n in traffic)
 
     n_bytes = plan.gradient_accumulation_steps * sum(n for _, n in micro) + sum(n for _, n in step)
     return seconds(micro), seconds(step), n_bytes

@@ -33,6 +33,7 @@ SPREAD = 0.6  # standard deviation over mean of example lengths where the data i
 PAIRED_TASKS = {"dpo": 2, "orpo": 2, "reward": 2, "kto": 2}  # sequences that an example becomes
 REFERENCE_TASKS = ("dpo", "kto")  # a forward pass of the reference policy beside each
 CPU_CORES = 4  # where the record does not say
+GATHERING = ("fsdp2", "zero3")  # hooks around every layer gather and free its weights
 TIME_FACTOR = "step_time_factor"
 
 
@@ -143,6 +144,8 @@ def expected_step(
     scale = _reference_share(plan)
     gpu = micro.seconds * scale * rates.step_time_factor
     host = micro.launches * rates.launch * scale
+    if plan.sharding in GATHERING:
+        host += micro.layer_passes * rates.sharded_layer
     busy = smooth_max(gpu, host)
     per_micro, per_step, traffic = communication_seconds(plan, model, method, regime, rates)
     offload, offloaded = offload_seconds(plan, model, regime, rates, batch)
