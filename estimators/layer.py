@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from estimators import layer_ops as ops
+from estimators.fused_layer import fused_layer_forward, is_fused
 from estimators.layer_ops import Scope
 from estimators.regime import Regime
 from estimators.tape import LastSave, Line, Tape, Tensor, upper_envelope
@@ -137,10 +138,13 @@ def _forward(tape: Tape, x: Tensor, block: Block, regime: Regime, setup: LayerSe
         accumulates=setup.accumulates,
     )
     tape.mark()
+    if regime.fused_kernels and is_fused(block):
+        return fused_layer_forward(scope, block, x)
     return layer_forward(scope, block, x)
 
 
 def input_width(block: Block) -> int:
+    """Width of the hidden states that enter and leave a layer."""
     return next(lin.out_features for lin in block.linears if lin.role in ("o", "down"))
 
 

@@ -132,6 +132,8 @@ def attention_kernel(plan: Plan, model: ModelSpec, gpu: GpuSpec, *, in_half: boo
     numbers of query and key heads; transformers repeats the key heads only when there is a mask.
     """
     attention = model.layers[0].block.attention
+    if plan.platform == "unsloth":
+        return "flash"  # flash-attn, xformers or flex attention, whichever the card runs: none builds s x s tensors
     if plan.attention == "eager" or attention.logit_softcap or attention.sinks:
         return "eager"
     capability = gpu.compute_capability or FLASH_MIN_CAPABILITY

@@ -10,6 +10,14 @@ CODE_TABLES = 512  # each small tensor of a quant state (16 codes, offset) takes
 NESTED_TABLES = 1024 + 512  # the 256-entry code of the nested state, and its offset
 
 
+def is_quantized(linear: Linear, regime: Regime) -> bool:
+    """bitsandbytes replaces nn.Linear but the head; fused experts are bare tensors, which transformers 5 leaves as they
+    are (checked on Mixtral) and Unsloth's own checkpoints store in 4 bits."""
+    if not regime.quantized or linear.role == "head":
+        return False
+    return linear.kind != "parameter" or (regime.fused_kernels and regime.quantized == 4)
+
+
 def linear_bytes(linear: Linear, regime: Regime) -> float:
     """Stored bytes of one linear, all copies.
 
@@ -18,7 +26,7 @@ def linear_bytes(linear: Linear, regime: Regime) -> float:
     """
     weights = linear.weight_parameters
     bias = linear.bias_parameters * regime.base
-    if not regime.quantized or linear.kind == "parameter" or linear.role == "head":
+    if not is_quantized(linear, regime):
         return weights * (regime.rest if linear.role == "head" else regime.base) + bias
     if regime.quantized == 8:
         return weights + FP32_BYTES * linear.out_features * linear.copies + bias
