@@ -11,6 +11,7 @@ from typing import TypedDict
 
 from estimators.regime import Regime
 from estimators.tape import Line, Tape, Tensor
+from estimators.weights import is_quantized
 from profiles.model import Attention, Linear, Norm
 
 FP32 = 4
@@ -42,7 +43,7 @@ class Scope:
 def linear(scope: Scope, x: Tensor, lin: Linear, *, tokens: float = 1.0) -> Tensor:
     """A (possibly quantised, possibly adapted) linear. `tokens`: rows per token (experts see a token several times)."""
     rank = scope.ranks.get(lin.name, 0)
-    if scope.regime.quantized and lin.kind == "linear" and lin.role != "head":
+    if is_quantized(lin, scope.regime):
         y = _linear_bnb(scope, x, lin, tokens)
     else:
         y = _linear_plain(scope, x, lin, tokens)
@@ -99,7 +100,7 @@ def _linear_plain(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor
 def _linear_bnb(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
     """Linear4bit / Linear8bitLt: dequantise (or quantise the input), multiply, return in the input's dtype."""
     tape, regime = scope.tape, scope.regime
-    weight = lin.in_features * lin.out_features
+    weight = lin.in_features * lin.out_features * (lin.active if lin.kind == "parameter" else 1)
     if regime.quantized == 4:
         xc = tape.cast(x, regime.compute)
         dequantized = regime.compute * weight + (FP32 * weight / BNB_BLOCK if regime.nested else 0.0)
@@ -127,7 +128,7 @@ def _lora(scope: Scope, x: Tensor, base: Tensor, lin: Linear, rank: int, tokens:
     """result + B(A(dropout(x))) * scaling, with PEFT's casts."""
     tape, regime = scope.tape, scope.regime
     result_itemsize = base.itemsize
-    bnb = regime.quantized > 0 and lin.kind == "linear"
+    bnb = is_quantized(lin, regime)
     if bnb:  # "defensively clone" (tuners/lora/bnb.py)
         clone = tape.op(base, width=base.width, itemsize=base.itemsize, passes=[base])
         tape.drop(base)
@@ -209,9 +210,7 @@ def _svd_adapter(scope: Scope, x: Tensor, base: Tensor, lin: Linear, rank: int) 
 def _add(scope: Scope, x: Tensor, y: Tensor) -> Tensor:
     """x + y: promoted to the wider dtype; a gradient passes as it is to inputs of that dtype."""
     itemsize = max(x.itemsize, y.itemsize)
-    return scope.tape.op(
-        x, y, width=x.width, itemsize=itemsize, passes=[t for t in (x, y) if t.itemsize == itemsize]
-    )
+    return scope.tape.op(x, y, width=x.width, itemsize=itemsize, passes=[t for t in (x, y) if t.itemsize == itemsize])
 
 
 def residual_add(scope: Scope, x: Tensor, y: Tensor) -> Tensor:
