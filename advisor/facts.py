@@ -13,6 +13,7 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import Any
 
+from advisor.hub_cache import find_cached
 from profiles.catalog import ModelRow, load_model_rows, model_index
 from profiles.errors import AdviseError, InvalidInputError, InvalidModelError, UnknownNameError
 from profiles.families import describe_model
@@ -69,14 +70,8 @@ def find_tokenizer(ref: str | dict[str, Any]) -> Path | None:
         return tokenizer if tokenizer.is_file() else None
     row = find_known(name)
     hub_ids = (row.id, *row.variants) if row else (name,)
-    from huggingface_hub import try_to_load_from_cache
-
-    for hub_id in hub_ids:
-        if _HUB_ID.match(hub_id):
-            cached = try_to_load_from_cache(hub_id, "tokenizer.json")
-            if isinstance(cached, str):
-                return Path(cached)
-    return None
+    cached = (find_cached(hub_id, "tokenizer.json") for hub_id in hub_ids if _HUB_ID.match(hub_id))
+    return next((path for path in cached if path), None)
 
 
 def fingerprint(record: Record) -> str:
@@ -149,12 +144,14 @@ def _download_config(hub_id: str, offline: bool, token: str | None) -> Path:
     The hub's cache answers first: the shapes of a published model do not change. A HEAD request goes ahead of the
     download because hf_hub_download retries for a minute where this one answers at once.
     """
-    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    cached = find_cached(hub_id, CONFIG)
+    if cached is not None:
+        return cached
+    if offline:
+        raise _offline(hub_id)
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
 
-    cached = try_to_load_from_cache(hub_id, CONFIG)
-    if isinstance(cached, str):
-        return Path(cached)
-    if offline or constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         raise _offline(hub_id)
     timeout = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else HUB_TIMEOUT_S
     try:
