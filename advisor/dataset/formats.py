@@ -207,7 +207,8 @@ def _kto(row: Example) -> Example:
 
 def _classification(row: Example) -> Example:
     label = row["label"]
-    if (isinstance(label, str) and label.isdecimal()) or (isinstance(label, float) and label.is_integer()):  # CSV has no numbers
+    # CSV has no numbers, and data frames no integers beside missing values.
+    if (isinstance(label, str) and label.isdecimal()) or (isinstance(label, float) and label.is_integer()):
         label = int(label)
     if not isinstance(label, str | int) or label == "":
         raise RowError(f"label must be a class number or name, found {row['label']!r}")

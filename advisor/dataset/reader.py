@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ Progress = Callable[[int, float], None]  # examples so far, share of the bytes r
 PROGRESS_AFTER = 1.0  # seconds: shorter reads need no bar
 PROGRESS_EVERY = 0.2
 NAMED_ERRORS = 5
+_HELD_OUT = re.compile(r"(?<![a-z])(test|valid|validation|dev|eval|evaluation)(?![a-z])")
 _NOT_DATA = ("dataset_info.json", "dataset_infos.json", "package.json", "config.json")
 
 
@@ -234,7 +236,8 @@ class _Reading:
 def _expected(format: Format | None) -> str:
     if format is not None:
         return f"The data looks like {format.name}, whose rows have {format.expected}."
-    return "Rows may have: " + "; ".join(dict.fromkeys(f.expected for f in FORMATS)) + "."
+    formats = "; ".join(dict.fromkeys(f.expected for f in FORMATS))
+    return f"Rows may have: {formats}. Rename the columns (as question to prompt, answer to completion)."
 
 
 def _is_blank(format: Format, row: Any) -> bool:
@@ -264,6 +267,13 @@ def _find_files(path: Path) -> tuple[Path, ...]:
     )
     if not files:
         raise InvalidInputError(str(path), "the folder holds no data files", f"Expected one of {kinds}.")
+    held_out = [file for file in files if _HELD_OUT.search(str(file.relative_to(path)).lower())]
+    if held_out and len(held_out) < len(files):
+        raise InvalidInputError(
+            str(path),
+            f"the folder holds test data ({held_out[0].relative_to(path)}) beside training data",
+            "Name the training file, or move the test data elsewhere: training on it would spoil any evaluation.",
+        )
     return files
 
 

@@ -35,15 +35,13 @@ def split(dataset: Dataset, eval_fraction: float, seed: int) -> Split:
     order = list(groups.values())
     Random(seed).shuffle(order)
     held_out = bytearray(len(dataset.first))
-    wanted, taken = max(round(eval_fraction * len(dataset)), 1), 0
-    for group in order[:-1]:  # one group always stays for training
-        if taken and taken + len(group) > wanted:
-            continue
-        for i in group:
-            held_out[i] = 1
-        taken += len(group)
-        if taken >= wanted:
-            break
+    wanted = min(max(round(eval_fraction * len(dataset)), 1), len(dataset) - 1)
+    taken: list[int] = []
+    for group in order:
+        if len(taken) + len(group) <= wanted:
+            taken += group
+    for i in taken or min(order, key=len):
+        held_out[i] = 1
     train = bytearray(len(dataset.first))
     for i in dataset.indices:
         train[i] = 1 - held_out[i]

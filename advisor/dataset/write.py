@@ -1,4 +1,4 @@
-"""Normalised examples -> a train.jsonl that TRL and LLaMA-Factory read."""
+"""Normalised examples -> a train.jsonl that TRL (and Unsloth, through TRL) reads."""
 
 import os
 from pathlib import Path

@@ -239,6 +239,17 @@ def test_a_folder_is_read_in_order_and_other_files_are_passed_over(tmp_path):
     assert list(dataset) == list(read_dataset(write_jsonl(tmp_path / "sub" / "all.jsonl", ROWS)))
 
 
+@pytest.mark.parametrize("name", ["test.jsonl", "validation-00000-of-00001.jsonl", "dev/a.jsonl"])
+def test_test_data_beside_training_data_is_noticed(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    write_jsonl(tmp_path / name, ROWS)
+    assert len(read_dataset(tmp_path)) == 5
+    write_jsonl(tmp_path / "contest_developers.jsonl", ROWS)
+    with pytest.raises(InvalidInputError, match="holds test data") as caught:
+        read_dataset(tmp_path)
+    assert name in caught.value.message
+
+
 def test_an_empty_folder(tmp_path):
     with pytest.raises(InvalidInputError, match="holds no data files"):
         read_dataset(tmp_path)
