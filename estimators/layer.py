@@ -4,14 +4,13 @@ The result is a profile: what the layer leaves behind for backward, and the high
 number of tokens. `estimators/memory.py` puts layers together; nothing here knows how many there are.
 """
 
-from contextlib import suppress
 from dataclasses import dataclass
 
 from estimators import layer_ops as ops
 from estimators.fused_layer import fused_layer_forward, is_fused
 from estimators.layer_ops import Scope
 from estimators.regime import Regime
-from estimators.tape import LastSave, Line, Tape, Tensor, upper_envelope
+from estimators.tape import Line, Tape, Tensor, upper_envelope
 from profiles.model import Block, Linear, Norm
 
 
@@ -31,97 +30,58 @@ class LayerSetup:
 
 @dataclass(frozen=True, slots=True)
 class LayerProfile:
-    """Lines (bytes per token, constant bytes), relative to before the layer; its input is not counted.
+    """Lines (bytes per token, constant bytes), relative to before the layer.
 
-    saved: alive after forward because of backward. forward: highest points of the forward. backward: highest points
-    from the incoming gradient on, `saved` included. recompute: the same with the forward run again first, as under
-    gradient checkpointing. left: constant bytes that stay for good (parameter gradients).
+    saved: alive after forward because of backward; nothing under gradient checkpointing, where the layer's input is
+    held and counted by whoever stacks the layers. backward: highest points from the incoming gradient on, with what
+    this layer saved, or under checkpointing with the forward run again. left: constant bytes that stay for good
+    (parameter gradients).
     """
 
     saved: Line
-    forward: tuple[Line, ...]
     backward: tuple[Line, ...]
-    recompute: tuple[Line, ...]
     left: float
 
 
-class LayerProfiler:
-    """Profiles the blocks of one model; each (block, regime, setup, s) once."""
-
-    def __init__(self, blocks: tuple[Block, ...]) -> None:
-        self._blocks = blocks
-        self._known: dict[tuple[int, Regime, LayerSetup, int], LayerProfile] = {}
-
-    def profile(self, index: int, regime: Regime, setup: LayerSetup, seq_len: int) -> LayerProfile:
-        """The profile of block `index`; `seq_len` matters only where a kernel's memory grows with its square."""
-        key = (index, regime, setup, _length_class(regime, seq_len))
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = profile_layer(self._blocks[index], regime, setup, key[3])
-        return known
-
-
-def _length_class(regime: Regime, seq_len: int) -> int:
-    """Flash attention's memory is linear but for rounding to rows of 128: one length serves all multiples."""
-    if regime.kernel == "flash" and seq_len % ops.FLASH_ROW_BLOCK == 0:
-        return ops.FLASH_ROW_BLOCK
-    return seq_len
-
-
 def profile_layer(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> LayerProfile:
-    """Run one layer forward and back, plainly and as gradient checkpointing does."""
-    width = input_width(block)
+    """Run one layer forward and back, plainly or as gradient checkpointing does."""
+    return (_checkpointed if regime.checkpointing else _plain)(block, regime, setup, seq_len)
+
+
+def _plain(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> LayerProfile:
     tape = Tape()
-    x = tape.tensor(width, regime.residual, setup.input_requires_grad)
+    x = tape.tensor(input_width(block), regime.residual, setup.input_requires_grad)
     out = _forward(tape, x, block, regime, setup, seq_len)
-    forward = tape.envelope()
     tape.drop(out)
     saved = (tape.per_token, tape.constant)
     out.grad = tape.alloc(out.width * out.itemsize)
     tape.mark()
     tape.backward()
-    return LayerProfile(
-        saved=saved,
-        forward=forward,
-        backward=tape.envelope(),
-        recompute=_recompute(block, regime, setup, seq_len),
-        left=tape.constant,
-    )
+    return LayerProfile(saved=saved, backward=tape.envelope(), left=tape.constant)
 
 
-def _recompute(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> tuple[Line, ...]:
-    """Backward of a checkpointed layer: its input is held (and counted) by whoever stacks the layers.
-
-    Non-reentrant (torch.utils.checkpoint): nodes that read no saved tensor run first; the forward runs again when one
-    does, and stops before its last saving operation returns. Reentrant: the whole forward runs first, and its output
-    is held until the backward is over.
+def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> LayerProfile:
+    """Non-reentrant (torch.utils.checkpoint): nodes that read no saved tensor run first; the forward runs again when
+    one does, and stops as its last tensor is saved. Reentrant: the whole forward runs first, and its output is held
+    until the backward is over.
     """
     tape = Tape()
-    out = _forward(tape, _checkpoint(tape, block, regime), block, regime, setup, seq_len)
-    again = tape.envelope()
-    saving = tape.saving_nodes
-    if not regime.reentrant:
-        tape.drop(out)
-    saved = (tape.per_token, tape.constant)
-    out.grad = tape.alloc(out.width * out.itemsize)
-    if not regime.reentrant:
-        tape.backward(until_saved=True)
-        stopped = Tape(saves_left=saving)
-        with suppress(LastSave):
-            _forward(stopped, _checkpoint(stopped, block, regime), block, regime, setup, seq_len)
-        again = stopped.envelope()
-    pending = (tape.per_token - saved[0], tape.constant - saved[1])
-    tape.mark()
-    tape.backward()
-    return upper_envelope([*((a + pending[0], b + pending[1]) for a, b in again), *tape.lines])
-
-
-def _checkpoint(tape: Tape, block: Block, regime: Regime) -> Tensor:
-    """The layer's input, held and counted elsewhere."""
     x = tape.tensor(input_width(block), regime.residual, True)
     tape.hold(x)
     tape.per_token = 0.0
-    return x
+    out = _forward(tape, x, block, regime, setup, seq_len)
+    again = upper_envelope(tape.lines if regime.reentrant else tape.lines[: tape.until_last_save])
+    if not regime.reentrant:
+        tape.drop(out)
+    before = (tape.per_token, tape.constant)
+    out.grad = tape.alloc(out.width * out.itemsize)
+    if not regime.reentrant:
+        tape.backward(until_saved=True)
+    pending = (tape.per_token - before[0], tape.constant - before[1])
+    tape.mark()
+    tape.backward()
+    lines = [*((a + pending[0], b + pending[1]) for a, b in again), *tape.lines]
+    return LayerProfile(saved=(0.0, 0.0), backward=upper_envelope(lines), left=tape.constant)
 
 
 def _forward(tape: Tape, x: Tensor, block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Tensor:

@@ -258,9 +258,8 @@ def _layer_phase(
     best: Phase | None = None
     total_left = profiles.head.left + sum(count * p.left for count, p in profiles.layers)
     for _, profile in profiles.layers:
-        lines = profile.recompute if regime.checkpointing else profile.backward
         own = checkpoint if regime.checkpointing else _point(profile.saved, tokens)
-        peak = _at(lines, tokens)
+        peak = _at(profile.backward, tokens)
         working = peak if regime.checkpointing else peak - own
         for position in ("top", "bottom"):
             alive = saved if position == "top" else min(saved, own)

@@ -67,21 +67,17 @@ class _Node:
         self.weight_grad = weight_grad
 
 
-class LastSave(Exception):  # noqa: N818 - it is a stop, not an error
-    """Raised where a checkpointed forward stops when it is run again: nothing after this saves a tensor."""
-
-
 class Tape:
     """Counts live bytes. `lines` holds the candidates for the highest point since the last `mark`.
 
-    `saves_left`: how many saving operations the run may do before `LastSave` stops it just ahead of the next one's
-    output, as torch.utils.checkpoint's early stop does.
+    `until_last_save` is how many of them stand before the last saving operation makes its output: there a checkpoint
+    that is run again stops.
     """
 
-    __slots__ = ("constant", "lines", "nodes", "per_token", "saves_left")
+    __slots__ = ("constant", "lines", "nodes", "per_token", "until_last_save")
 
-    def __init__(self, saves_left: int | None = None) -> None:
-        self.saves_left = saves_left
+    def __init__(self) -> None:
+        self.until_last_save = 0
         self.per_token = 0.0
         self.constant = 0.0
         self.nodes: list[_Node] = []
@@ -146,10 +142,8 @@ class Tape:
         """
         needs = [t for t in inputs if t.requires_grad]
         kept = list(saved) if needs or trains else []
-        if kept and self.saves_left is not None:
-            self.saves_left -= 1
-            if self.saves_left == 0:
-                raise LastSave
+        if kept:
+            self.until_last_save = len(self.lines)
         out = self.tensor(width, itemsize, bool(needs) or trains)
         if out.requires_grad:
             for buffer in kept:
@@ -164,11 +158,6 @@ class Tape:
         if x.itemsize == itemsize:
             return self.hold(x)
         return self.op(x, width=x.width, itemsize=itemsize)
-
-    @property
-    def saving_nodes(self) -> int:
-        """How many of the recorded operations saved something."""
-        return sum(1 for node in self.nodes if node.saved)
 
     def backward(self, *, until_saved: bool = False) -> None:
         """Walk back over the recorded nodes from the outputs that have a gradient.
