@@ -20,8 +20,10 @@ FAMILIES = {
     "glm": ("glm", "glm4"),
     "glm4_moe": ("glm4_moe",),
     "gpt2": ("gpt2",),
+    "gpt_neo": ("gpt_neo",),
     "gpt_neox": ("gpt_neox",),
     "gpt_oss": ("gpt_oss",),
+    "gptj": ("gptj",),
     "llama": (
         "llama",
         "mistral",
@@ -42,6 +44,8 @@ FAMILIES = {
     "phi": ("phi",),
     "phi3": ("phi3",),
     "qwen_moe": ("qwen2_moe", "qwen3_moe"),
+    "stablelm": ("stablelm",),
+    "starcoder2": ("starcoder2",),
 }
 FAMILY_OF = {model_type: family for family, types in FAMILIES.items() for model_type in types}
 

@@ -49,6 +49,12 @@ CASES: dict[str, dict[str, Any]] = {
     "glm4": BASE | {"pad_token_id": 0},
     "gpt2": GPT2,
     "gpt_neox": BASE,
+    "gpt_neo": {"hidden_size": 64, "num_layers": 4, "num_heads": 4, "vocab_size": 128}
+    | {"attention_types": [[["global", "local"], 2]]},
+    "gptj": GPT2 | {"rotary_dim": 8},
+    "stablelm": BASE | {"num_key_value_heads": 2, "use_qkv_bias": True},
+    "stablelm parallel": BASE | {"num_key_value_heads": 4, "use_parallel_residual": True},
+    "starcoder2": BASE | {"sliding_window": 64},
     "bloom": {"n_embed": 64, "n_layer": 3, "n_head": 4, "vocab_size": 128},
     "opt": BASE | {"ffn_dim": 96},
     "opt post-norm": BASE | {"ffn_dim": 96, "do_layer_norm_before": False, "word_embed_proj_dim": 32},
@@ -139,9 +145,9 @@ def inside(name: str, spec: ModelSpec) -> str:
 def test_registry_is_the_folder() -> None:
     folder = {p.stem for p in Path(profiles.families.__file__).parent.glob("*.py")} - {"__init__"}
     assert set(FAMILIES) == folder
-    assert len(folder) == 22
+    assert len(folder) == 26
     assert {case.split()[0] for case in CASES} == set(FAMILY_OF)
-    assert len(FAMILY_OF) == sum(len(types) for types in FAMILIES.values()) == 41
+    assert len(FAMILY_OF) == sum(len(types) for types in FAMILIES.values()) == 45
 
 
 @pytest.mark.platform
@@ -206,6 +212,11 @@ def test_a_missing_size_is_named(key: str) -> None:
         ({"model_type": "phi3", "partial_rotary_factor": 1.5}, "partial_rotary_factor: must be above 0"),
         ({"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 3}, "num_experts_per_tok: 3 of 2"),
         ({"model_type": "roberta", "max_position_embeddings": 2}, "max_position_embeddings: 2 leaves no position"),
+        (
+            {"model_type": "gpt_neo", "num_heads": 4, "attention_types": [["global", 4]]},
+            "attention_types: must be like",
+        ),
+        ({"model_type": "gpt_neo", "num_heads": 4, "attention_types": [[["local"], 3]]}, "has 3 entries for 4 layers"),
         ({"model_type": 7}, "model_type: is missing or not a string"),
         ({"model_type": "gemma3"}, "text_config: is missing"),
         ({"model_type": "gemma3", "text_config": {"model_type": "llama4"}}, "is no language model"),
@@ -255,6 +266,8 @@ def test_of_a_multimodal_model_the_language_part_is_described(whole: str, part: 
         ("cohere2", {4096: 3, None: 1}),
         ("llama4_text", {8192: 3, None: 1}),
         ("modernbert", {128: 2, None: 2}),
+        ("gpt_neo", {256: 2, None: 2}),
+        ("starcoder2", {64: 4}),
     ],
 )
 def test_which_layers_slide(case: str, windows: dict[int | None, int]) -> None:
