@@ -7,7 +7,7 @@ asks (what truncation loses, how far a batch is padded, how well packing fills) 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import Literal, Self
 
@@ -212,11 +212,7 @@ class LengthDistribution(Record):
         Longer examples are cut. `examples` are packed together (TRL: at most 1000 at a time), which is why rows
         that hold hundreds of short examples waste a visible part of their last row.
         """
-        n = min(examples, PACKED_TOGETHER)
-        curve = self._capped(seq_len)
-        lengths = [curve.stratum_mean(i / n, (i + 1) / n) for i in range(n)]
-        rows = _count_rows(lengths[::-1], seq_len)
-        return min(sum(lengths) / (rows * seq_len), 1.0)
+        return _packing_efficiency(self._capped(seq_len), seq_len, min(examples, PACKED_TOGETHER))
 
 
 def _segment(p0: float, p1: float, a: float, b: float, mean: float) -> list[tuple[float, float]]:
@@ -226,6 +222,12 @@ def _segment(p0: float, p1: float, a: float, b: float, mean: float) -> list[tupl
     bend = 2 * (mean - a) / (b - a)  # 1 for a straight line, below for a curve that rises late
     kink = (p1 - (p1 - p0) * bend, a) if bend <= 1 else (p1 - (p1 - p0) * (bend - 1), b)
     return [(p0, a), (min(max(kink[0], p0), p1), kink[1]), (p1, b)]
+
+
+@lru_cache(maxsize=256)  # milliseconds, asked again for every plan of one seq_len
+def _packing_efficiency(curve: _Curve, seq_len: int, examples: int) -> float:
+    lengths = [curve.stratum_mean(i / examples, (i + 1) / examples) for i in range(examples)]
+    return min(sum(lengths) / (_count_rows(lengths[::-1], seq_len) * seq_len), 1.0)
 
 
 def _count_rows(descending: Sequence[float], seq_len: int) -> int:

@@ -19,7 +19,7 @@ SEEDS = {
     "txt": b"one\n\ntwo\nthree",
     "jsonl.gz": gzip.compress(b'{"text": "a"}\n{"text": "b"}\n', mtime=0),
 }
-FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None)
+FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 
 
 def read_or_refuse(path, tmp_path):
