@@ -1,11 +1,13 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from advisor import detection
 from advisor.hardware import driver_reserve_gib, parse_gpu, resolve_hardware
 from profiles.catalog import find_gpus_by_marketed_size, load_gpus
-from profiles.errors import InvalidInputError, UnknownNameError, UnsupportedError
+from profiles.errors import AdviseError, InvalidInputError, UnknownNameError, UnsupportedError
 from profiles.gpu import GpuSpec, Hardware
 
 
@@ -194,3 +196,31 @@ def test_several_cards_on_a_cpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_cpu_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detection, "detect_cpu", lambda: CPU)
     assert resolve_hardware("CPU") is CPU
+
+
+@given(
+    st.one_of(st.text(max_size=30), st.from_regex(r"[0-9.]{0,3} ?x? ?(a100|4090|h100|t4)[ -]?[0-9gb]*", fullmatch=True))
+)
+def test_any_text_is_a_card_or_an_error_with_a_hint(text: str) -> None:
+    try:
+        found = resolve_hardware(text, vram_gib=16)
+    except AdviseError as error:
+        hint = error.hint
+    else:
+        hint = found.gpu.name
+    assert hint
+
+
+@given(st.floats(0.1, 4096))
+def test_unnamed_card_has_less_than_its_size(size: float) -> None:
+    try:
+        found = resolve_hardware(vram_gib=size)
+    except InvalidInputError:
+        assert size <= 1.4
+    else:
+        assert 0 < found.gpu.memory_gib < size
+
+
+@given(st.floats(0.1, 4096))
+def test_named_card_never_gets_more_than_was_given(size: float) -> None:
+    assert resolve_hardware("4090", max(size, 2.0)).gpu.memory_gib <= max(size, 2.0)
