@@ -233,13 +233,13 @@ def test_optimizer_ids_are_transformers_names() -> None:
 
 
 @pytest.mark.platform
-@pytest.mark.parametrize("gpu_free_id", ["nf4", "nf4-dq", "fp4", "int8"])
-def test_quantization_rows_match_bitsandbytes(gpu_free_id: str) -> None:
+@pytest.mark.parametrize("quantization", ["nf4", "nf4-dq", "fp4", "int8"])
+def test_quantization_rows_match_bitsandbytes(quantization: str) -> None:
     """bitsandbytes' own tensors, made on the CPU, have the sizes that the row says."""
     import torch
     from bitsandbytes import functional
 
-    spec = catalog.get_quantization(gpu_free_id)
+    spec = catalog.get_quantization(quantization)
     rows, columns = 128, 512
     weight = torch.randn(rows, columns, dtype=torch.float16)
     if spec.per_row_scale:
@@ -248,7 +248,7 @@ def test_quantization_rows_match_bitsandbytes(gpu_free_id: str) -> None:
         assert (scale.dtype, scale.numel()) == (torch.float32, rows)
         return
     codes, state = functional.quantize_4bit(
-        weight, quant_type=gpu_free_id[:3], compress_statistics=spec.nested_block_size > 0
+        weight, quant_type=quantization[:3], compress_statistics=spec.nested_block_size > 0
     )
     assert codes.nbytes == weight.numel() * spec.bits_per_weight / 8
     blocks = weight.numel() // spec.block_size
