@@ -1,0 +1,112 @@
+"""Tell what the training does, one JSON object a line in runs/metrics.jsonl, and stop it cleanly when asked to.
+
+Events: start, step (loss, seconds and tokens since the last logged step, memory in bytes), eval, end.
+Asked to stop (Ctrl-C, SIGTERM, or a file runs/stop): a checkpoint is written after the step at hand.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+METRICS = Path("runs/metrics.jsonl")
+STOP = Path("runs/stop")
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
+
+
+def memory():
+    """Peaks so far, in bytes: torch's two on a GPU, the process's resident memory everywhere."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on a Mac bytes
+    found = {"process": peak if sys.platform == "darwin" else peak * 1024}
+    if torch.cuda.is_available():
+        found["allocated"] = torch.cuda.max_memory_allocated()
+        found["reserved"] = torch.cuda.max_memory_reserved()
+    return found
+
+
+class Progress(TrainerCallback):
+    """Writes the events and obeys the wish to stop."""
+
+    def __init__(self):
+        self.stopping = False
+        self.main = os.environ.get("RANK", "0") == "0"
+        self.logged_step = self.logged_tokens = 0
+        self.started = None
+        if self.main:
+            METRICS.parent.mkdir(exist_ok=True)
+            STOP.unlink(missing_ok=True)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.on_signal)
+
+    def write(self, event, **fields):
+        """Append one line; each is flushed, so that a reader sees it at once and a crash loses none."""
+        if self.main:
+            with METRICS.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
+
+    def on_signal(self, number, frame):
+        """The first signal asks for a clean stop, the second ends the process."""
+        self.stopping = True
+        signal.signal(number, signal.SIG_DFL)
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Say what is trained, and on what."""
+        self.logged_step = state.global_step
+        if state.global_step == 0 and self.main:
+            METRICS.unlink(missing_ok=True)  # of an earlier run; a resumed one goes on in its file
+        parameters = list(model.parameters())
+        self.write(
+            "start",
+            step=state.global_step,
+            max_steps=state.max_steps,
+            trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+            device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            processes=args.world_size,
+            versions={name: version(name) for name in PACKAGES},
+        )
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Start the clock, unless it runs since the last log."""
+        if self.started is None:
+            self.started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Stop after this step, with a checkpoint, if anybody asked for it. All processes must agree."""
+        wish = self.stopping or STOP.exists()
+        if args.world_size > 1:
+            flag = torch.tensor(float(wish), device=args.device)
+            torch.distributed.all_reduce(flag)
+            wish = bool(flag)
+        if wish:
+            self.stopping = control.should_save = control.should_training_stop = True
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """A training log: the loss is a number by now, so the device has done the work that the clock measured."""
+        if "loss" not in logs or self.started is None:
+            return
+        total_tokens = logs.get("num_tokens", 0)
+        self.write(
+            "step",
+            step=state.global_step,
+            max_steps=state.max_steps,
+            steps=state.global_step - self.logged_step,
+            loss=logs["loss"],
+            learning_rate=logs.get("learning_rate"),
+            seconds=time.perf_counter() - self.started,
+            tokens=max(total_tokens - self.logged_tokens, 0),
+            **memory(),
+        )
+        self.logged_step, self.logged_tokens, self.started = state.global_step, total_tokens, None
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """The loss on the rows held out."""
+        if metrics and "eval_loss" in metrics:
+            self.write("eval", step=state.global_step, max_steps=state.max_steps, loss=metrics["eval_loss"])
+        self.started = None
