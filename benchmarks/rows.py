@@ -374,8 +374,11 @@ def _torchtune(raw: Json, plan: Json) -> _Draft:
     }
     if "tokens/s is the total" in raw["notes"]:
         plan["sharding"] = "fsdp2"
-    padded = "padded" in raw["notes"]
-    return _Draft(plan, stack="torchtune", speed_note="lengths of the padded batches are unknown" if padded else "")
+    note = "lengths of the padded batches are unknown" if "(padded)" in raw["notes"] else ""
+    # compiled kernels are fused as Unsloth's are: for speed such a row counts as that platform
+    compiled = not raw["notes"].endswith(("(padded)", "+ packed dataset"))
+    speed: Json = {"platform": "unsloth", "loss_kernel": plan["loss_kernel"]} if compiled else {}
+    return _Draft(plan, speed, stack="torchtune", speed_note=note)
 
 
 def _unsloth(raw: Json, plan: Json) -> _Draft:

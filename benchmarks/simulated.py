@@ -62,12 +62,12 @@ def job_of(row: MeasuredRow) -> Job | None:
         plan = peft_plan(row)
         batches = ((4, PEFT_PADDED_LEN), (4, PEFT_LONGEST_LEN))
         return Job(plan=plan, model=model, hardware=hardware, batches=batches)
-    if row.plan is None:
+    if row.plan is None or row.raw.get("role") == "excluded":
         return None
     if row.source == "fitcheck":
         plan = row.plan.replace(padding_mask=False)
         expand = "GQA expand" in row.raw["attention"]
-        return Job(plan=plan, model=model, hardware=hardware, expand_kv_heads=expand)
+        return Job(plan=plan, model=model, hardware=hardware, expand_kv_heads=expand, release_outputs=True)
     return Job(plan=row.plan, model=model, hardware=hardware)
 
 

@@ -27,11 +27,11 @@ from profiles.efficiency import PATH
 PRIORS: dict[str, tuple[float, float]] = {
     "matmul": (0.85, 0.1),
     "attention": (0.55, 0.3),
-    "attention_hopper": (0.40, 0.3),
+    "attention_hopper": (0.40, 0.2),
     "attention_efficient": (0.30, 0.4),
     "elementwise": (0.75, 0.2),
-    "dequantize": (0.40, 0.4),
-    "launch_seconds": (12e-6, 0.5),
+    "dequantize": (0.28, 0.25),
+    "launch_seconds": (12e-6, 0.25),
     "tile_loss": (0.15, 0.7),
     "depth_loss": (150.0, 0.7),
     "communication_overlap": (0.8, 0.15),
@@ -150,9 +150,8 @@ def report(title: str, errors: Mapping[str, Sequence[float]], inside: Mapping[st
         off = sorted(abs(exp(e) - 1) for e in group)
         p90 = off[min(int(0.9 * len(off)), len(off) - 1)]
         bias = exp(median(group)) - 1
-        lines.append(
-            f"{source:14s} {len(group):4d} {median(off):7.1%} {p90:7.1%} {bias:+6.0%} {sum(covered) / len(covered):8.0%}"
-        )
+        share = sum(covered) / len(covered)
+        lines.append(f"{source:14s} {len(group):4d} {median(off):7.1%} {p90:7.1%} {bias:+6.0%} {share:8.0%}")
     return "\n".join(lines)
 
 

@@ -20,11 +20,13 @@ STEP_NORM = 4.0  # p-norm of GPU and host time: they overlap, and the slower one
 class Rates:
     """A card's rates in SI units. The fields that a calibration may replace have the names of efficiency.json's rows.
 
-    matmul: best matmul rate at large sizes, FLOP/s; bandwidth: of elementwise kernels, bytes/s; launch: host seconds
-    a forward kernel; link: bus bandwidth between cards, bytes/s; host_link: card to main memory, bytes/s.
+    matmul: best matmul rate at large sizes, FLOP/s; matmul_fp32: the same in fp32; bandwidth: of elementwise kernels,
+    bytes/s; launch: host seconds of a forward kernel; link: bus bandwidth between cards, bytes/s; host_link: card to
+    main memory, bytes/s.
     """
 
     matmul: float
+    matmul_fp32: float
     matmul_bandwidth: float
     bandwidth: float
     attention: float
@@ -65,7 +67,7 @@ def best_matmul_flops(gpu: GpuSpec, dtype: DType, constants: Mapping[str, float]
         measured = _card_tflops().get(gpu.id, gpu.achieved_bf16_tflops)
         if measured is not None:
             return flops_from_tflops(measured)
-    return peak * constants["matmul_of_peak"]
+    return peak * constants["matmul_of_peak_geforce" if "GeForce" in gpu.name else "matmul_of_peak"]
 
 
 def rates_of(
@@ -84,8 +86,10 @@ def rates_of(
     matmul = best * c["matmul"]
     major = (gpu.compute_capability or (8, 0))[0]
     flash = c["attention_hopper"] if major >= 9 else c["attention"]
+    fp32 = gpu.peak_flops("fp32")
     return Rates(
         matmul=matmul,
+        matmul_fp32=matmul / FP32_SLOWDOWN if fp32 is None else fp32 * c["matmul_of_peak"],
         matmul_bandwidth=gpu.bandwidth,
         bandwidth=gpu.bandwidth * c["elementwise"],
         attention=best * flash,
@@ -110,6 +114,7 @@ def rates_of(
 OPTIONAL_BRIDGE = frozenset(
     {"rtx2080ti", "rtx3090", "a5000", "a6000", "a30", "a40", "a100-40-pcie", "a100-80-pcie", "h100-pcie", "h100-nvl"}
 )
+FP32_SLOWDOWN = 8  # half-precision tensor cores against plain fp32, where a card's fp32 peak is not known
 DEFAULT_SM_COUNT = 108  # A100's: only the small-matrix loss depends on it
 # One direction of x16, after encoding: PCI-SIG's 8, 16 and 32 GT/s with 128b/130b
 PCIE_X16 = {"3.0": 15.75 * GB, "4.0": 31.5 * GB, "5.0": 63.0 * GB}

@@ -44,7 +44,8 @@ EXPERT_LAUNCHES = 6
 
 # Bytes per logit, forward and backward (memory traffic, not memory held)
 LOSS_BYTES = {"full": 30.0, "chunked": 18.0, "fused": 12.0}
-SCORE_BYTES = 24.0  # eager attention, bf16 scores: matmul out, scale, mask, fp32 softmax and back, matmul in
+# eager attention, bytes a score by its size: matmul out, scale, mask, fp32 softmax (and back to half), matmul in
+SCORE_BYTES = {2: 24.0, 4: 36.0}
 
 FOREACH_PASSES = 3.0  # foreach AdamW: about 21 tensor passes where the fused kernel makes 7
 STATE_TRAFFIC = 2  # states are read and written
@@ -97,6 +98,14 @@ class MicroBatch:
     def seconds(self) -> float:
         """GPU seconds of all kinds."""
         return sum(w.seconds for w in self.work.values())
+
+
+def stream_bytes(regime: Regime) -> int:
+    """Bytes of a value between the linears: without autocast an fp32 residual stream makes all of it fp32.
+
+    bitsandbytes' Linear4bit computes in its own dtype and casts its output back to the input's.
+    """
+    return FP32 if regime.residual == FP32 and not regime.autocast else regime.compute
 
 
 def micro_batch(plan: Plan, model: ModelSpec, method: Method, regime: Regime, rates: Rates, batch: Batch) -> MicroBatch:
@@ -154,7 +163,7 @@ def _adapter(
     tokens: float, *, dora: bool,
 ) -> None:  # fmt: skip
     """LoRA's two thin products (bound by memory), dropout, casts to the adapter's dtype and back, scale and add."""
-    linear, rank, c = adapter.linear, adapter.rank, regime.compute
+    linear, rank, c = adapter.linear, adapter.rank, stream_bytes(regime)
     n_in, n_out = linear.in_features, linear.out_features
     units = passes.forward + passes.recompute + BACKWARD_ELEMENTWISE
     thin = c * (n_in + 2 * rank + n_out)
@@ -163,7 +172,8 @@ def _adapter(
     combine = (3 * c if regime.fused_kernels else 5 * c) * n_out
     n_bytes = layers * tokens * units * (thin + cast + dropout + combine)
     flops = layers * tokens * 2.0 * rank * (n_in + n_out) * (passes.forward + passes.recompute + 2)
-    seconds = n_bytes / rates.bandwidth + flops / rates.matmul
+    in_fp32 = regime.adapter == FP32 and not regime.autocast
+    seconds = n_bytes / rates.bandwidth + flops / (rates.matmul_fp32 if in_fp32 else rates.matmul)
     out.of("adapters").add(flops=flops, n_bytes=n_bytes, seconds=seconds)
     launches = LORA_FUSED_LAUNCHES if regime.fused_kernels else LORA_LAUNCHES + (2 if plan.lora_dropout else 0)
     out.launches += layers * launches * (2 + passes.recompute)
@@ -186,20 +196,23 @@ def _attention(
     a = block.attention
     v_width = a.num_heads * a.v_head_dim
     forwards = passes.forward + passes.recompute
+    c = stream_bytes(regime)
     if regime.kernel in ("flash", "efficient"):
         keys = attended_length(batch.attended, causal=a.causal, window=a.sliding_window, extra_keys=batch.extra_keys)
         once = attention_forward_flops(q_width=a.q_width, v_width=v_width, keys=keys) * batch.tokens * layers
         flops = once * (forwards + ATTENTION_BACKWARD)
         best = rates.attention if regime.kernel == "flash" else rates.attention_efficient
-        n_bytes = batch.tokens * layers * regime.compute * (3 * a.q_width + 2 * v_width) * (forwards + 2)
+        if c == FP32:
+            best = min(best, rates.matmul_fp32)
+        n_bytes = batch.tokens * layers * c * (3 * a.q_width + 2 * v_width) * (forwards + 2)
         seconds = flops / (best * flash_share_of_peak(batch.attended)) + n_bytes / rates.bandwidth
         out.of("attention").add(flops=flops, n_bytes=n_bytes, seconds=seconds)
         return
     keys = batch.attended + batch.extra_keys
     once = attention_forward_flops(q_width=a.q_width, v_width=v_width, keys=keys) * batch.tokens * layers
     flops = once * (forwards + 2)
-    n_bytes = batch.tokens * keys * a.num_heads * layers * SCORE_BYTES * (forwards + 1)
-    seconds = flops / rates.matmul + n_bytes / rates.bandwidth
+    n_bytes = batch.tokens * keys * a.num_heads * layers * SCORE_BYTES[c] * (forwards + 1)
+    seconds = flops / (rates.matmul_fp32 if c == FP32 else rates.matmul) + n_bytes / rates.bandwidth
     out.of("attention").add(flops=flops, n_bytes=n_bytes, seconds=seconds)
 
 
@@ -216,7 +229,7 @@ def _elementwise(
     out: MicroBatch, block: Block, layers: int, passes: Passes, regime: Regime, rates: Rates, tokens: float
 ) -> None:
     """Norms, rotary embedding, activation, residual adds, by the bytes they move."""
-    a, c, fused = regime.residual, regime.compute, regime.fused_kernels
+    a, c, fused = regime.residual, stream_bytes(regime), regime.fused_kernels
     attention, mlp = block.attention, block.mlp
     hidden = block.linears[0].in_features
     n_bytes = sum(norm_bytes(n, block, a=a, c=c, fused=fused) for n in block.norms)
@@ -257,6 +270,8 @@ def _head(out: MicroBatch, model: ModelSpec, passes: Passes, regime: Regime, rat
         return
     n_in, n_out = model.head.in_features, model.head.out_features
     once = matmul_seconds(rates, tokens=tokens, n_in=n_in, n_out=n_out, itemsize=regime.compute)
+    if stream_bytes(regime) == FP32:
+        once *= rates.matmul / rates.matmul_fp32
     n = 2 + passes.grad_weight
     out.of("head").add(flops=2.0 * tokens * head_weights(model) * n, seconds=once * n)
     n_bytes = tokens * n_out * LOSS_BYTES[regime.loss]
