@@ -1,21 +1,22 @@
 """What decides between candidates: criteria in a stated order for each goal, one after the other. No weights."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
+from itertools import takewhile
 from math import floor, log
+from typing import Any, NamedTuple
 
-from advisor.recommendation import Candidate, RunnerUp
+from advisor.plans import Cell
+from advisor.recommendation import Candidate, Facts
 from advisor.request import Goal
 from estimators.methods import get_method
 from profiles.plan import QUANTIZED
 from profiles.platform import PlatformSpec, load_platforms
+from profiles.quality import find_quality
 from profiles.units import format_bytes
 
 EQUAL_TIME = 1.10  # step times within 10 % of each other are one class: the estimate cannot tell them apart
 QUALITY_FLOOR = 2  # "fast" and "cheap" still want a method that teaches the model something
-RUNNER_UPS = 4
 METHOD_ORDER = {
     "lora": 0,
     "qlora": 0,  # the same method; `storage` and the evidence tell the two apart
@@ -26,17 +27,47 @@ METHOD_ORDER = {
     "ptuning": 5,
     "prompt": 6,
 }
-FORMAT_ORDER = ("bf16", "fp16", "int8", "nf4-dq", "nf4", "fp4", "fp32")
+FORMAT_ORDER = ("bf16", "fp16", "fp32", "nf4-dq", "nf4", "fp4", "int8")
+FORMAT_ORDER_CPU = ("fp32", *FORMAT_ORDER)  # a CPU computes fp32 faster than 16-bit formats
+
+
+class Known(NamedTuple):
+    """What is known of a candidate before anything is estimated."""
+
+    platform: PlatformSpec
+    method: str
+    quantization: str
+    tier: int
+    emitted: bool
+    on_cpu: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """One question asked of every candidate: smaller is better. `why` says how a loser compares with the winner."""
+    """One question asked of every candidate: smaller is better. `why` says how a loser compares with the winner.
+
+    Either `before` answers it without an estimate, or `after` from one and the fewest seconds a token of all.
+    """
 
     id: str
     title: str
-    value: Callable[[Candidate, float], float]
     why: Callable[[Candidate, Candidate], str]
+    before: Callable[[Known], float] | None = None
+    after: Callable[[Candidate, float], float] | None = None
+
+
+def know(cell: Cell, facts: Facts) -> Known:
+    """What is known of a cell."""
+    platform = load_platforms()[cell.platform]
+    quality = find_quality(cell.method, cell.quantization, kind=facts.model.kind, task=facts.task)
+    return Known(
+        platform=platform,
+        method=cell.method,
+        quantization=cell.quantization,
+        tier=quality.tier,
+        emitted=facts.task in platform.emitted_tasks and facts.model.kind == "causal-lm",
+        on_cpu=facts.hardware.gpu.vendor == "CPU",
+    )
 
 
 def seconds_per_token(candidate: Candidate) -> float | None:
@@ -57,113 +88,103 @@ def _slower(loser: Candidate, winner: Candidate) -> str:
     return f"{mine / best - 1:.0%} slower by the estimate"
 
 
-def _pace(loser: Candidate, winner: Candidate) -> str:
+def _not_emitted(loser: Candidate, winner: Candidate) -> str:
+    said = f"ftadvise does not write projects for {_platform(loser).name} yet"
     mine, best = seconds_per_token(loser), seconds_per_token(winner)
-    if mine is None or best is None or abs(best / mine - 1) < EQUAL_TIME - 1:
-        return ""
-    return f" ({best / mine:.1f} times its speed by the estimate)" if best > mine else f" ({_slower(loser, winner)})"
+    if mine is None or best is None or max(mine, best) < EQUAL_TIME * min(mine, best):
+        return said
+    pace = f"{best / mine:.1f} times its speed by the estimate" if best > mine else _slower(loser, winner)
+    return f"{said} ({pace})"
 
 
-def _ready(candidate: Candidate, _: float) -> float:
-    return 0.0 if _has_emitter(candidate.plan.platform) else 1.0
+def _less_free(loser: Candidate, winner: Candidate) -> str:
+    mine, best = format_bytes(loser.memory.device.high), format_bytes(winner.memory.device.high)
+    return f"leaves less memory free: peak up to {mine} against {best}"
 
 
-@cache
-def _has_emitter(platform: str) -> bool:
-    """A platform's emitter is the module of its name; looked for without importing it."""
-    return find_spec(f"advisor.emit.{platform}") is not None
+def _format(known: Known) -> float:
+    return (FORMAT_ORDER_CPU if known.on_cpu else FORMAT_ORDER).index(known.quantization)
 
 
 def _platform(candidate: Candidate) -> PlatformSpec:
     return load_platforms()[candidate.plan.platform]
 
 
-def _name(candidate: Candidate) -> str:
-    return _platform(candidate).name
+def _title(candidate: Candidate) -> str:
+    return get_method(candidate.plan.method).title
 
 
-CRITERIA: dict[str, Criterion] = {
-    c.id: c
-    for c in (
-        Criterion(
-            "ready",
-            "ftadvise can write its project",
-            _ready,
-            lambda loser, winner: f"ftadvise does not write projects for {_name(loser)} yet{_pace(loser, winner)}",
+_ALL = (
+    Criterion(
+        id="emitted",
+        title="ftadvise can write its project",
+        why=_not_emitted,
+        before=lambda known: float(not known.emitted),
+    ),
+    Criterion(
+        id="quality",
+        title="evidence on quality",
+        why=lambda loser, winner: f"weaker evidence on quality: {loser.quality.deciding.finding}",
+        before=lambda known: known.tier,
+    ),
+    Criterion(
+        id="quality-floor",
+        title=f"evidence on quality, at least tier {QUALITY_FLOOR}",
+        why=lambda loser, winner: f"too weak evidence on quality: {loser.quality.deciding.finding}",
+        before=lambda known: max(known.tier, QUALITY_FLOOR),
+    ),
+    Criterion(
+        id="method",
+        title="adapters before full fine-tuning, common methods before rare ones",
+        why=lambda loser, winner: (
+            f"no better by the evidence than {_title(winner)}, which is cheaper to keep and forgets less"
         ),
-        Criterion(
-            "quality",
-            "evidence on quality",
-            lambda c, _: c.quality.tier,
-            lambda loser, winner: f"weaker evidence on quality: {loser.quality.deciding.finding}",
-        ),
-        Criterion(
-            "quality-floor",
-            "evidence on quality at least at tier 2",
-            lambda c, _: max(c.quality.tier, QUALITY_FLOOR),
-            lambda loser, winner: f"too weak evidence on quality: {loser.quality.deciding.finding}",
-        ),
-        Criterion(
-            "method",
-            "adapters before full fine-tuning: they forget less, and many serve from one base",
-            lambda c, _: METHOD_ORDER[c.plan.method],
-            lambda loser, winner: (
-                f"of equal quality by the evidence, {get_method(winner.plan.method).title} comes before "
-                f"{get_method(loser.plan.method).title}: cheaper to keep, forgets less"
-            ),
-        ),
-        Criterion(
-            "capacity",
-            "full fine-tuning before adapters: the most capacity",
-            lambda c, _: float(c.plan.method != "full"),
-            lambda loser, winner: f"{get_method(winner.plan.method).title} has more capacity to learn",
-        ),
-        Criterion(
-            "time", "time, in classes of 10 %", _time_class, _slower,
-        ),
-        Criterion(
-            "storage",
-            "a plain base before a quantised one: nothing to dequantise in every pass",
-            lambda c, _: float(c.plan.quantization in QUANTIZED),
-            lambda loser, winner: (
-                f"a {loser.plan.quantization} base only adds work where {winner.plan.quantization} fits"
-            ),
-        ),
-        Criterion(
-            "format",
-            "the usual number format",
-            lambda c, _: FORMAT_ORDER.index(c.plan.quantization),
-            lambda loser, winner: f"{loser.plan.quantization} buys nothing where {winner.plan.quantization} fits",
-        ),
-        Criterion(
-            "headroom",
-            "free memory, in steps of 10 % of the card",
-            lambda c, _: -floor(c.headroom * 10),
-            lambda loser, winner: (
-                f"leaves less memory free: peak up to {format_bytes(loser.memory.device.high)} against "
-                f"{format_bytes(winner.memory.device.high)}"
-            ),
-        ),
-        Criterion(
-            "ease",
-            "ease of use",
-            lambda c, _: _platform(c).ease,
-            lambda loser, winner: f"{_name(loser)} takes more work: {_platform(loser).ease_reason}",
-        ),
-        Criterion(
-            "maturity",
-            "maturity of the platform",
-            lambda c, _: _platform(c).maturity,
-            lambda loser, winner: f"{_name(loser)}: {_platform(loser).maturity_reason}",
-        ),
-    )
-}  # fmt: skip
-
+        before=lambda known: METHOD_ORDER[known.method],
+    ),
+    Criterion(
+        id="capacity",
+        title="full fine-tuning before adapters: the most capacity",
+        why=lambda loser, winner: f"{_title(winner)} has more capacity to learn",
+        before=lambda known: float(known.method != "full"),
+    ),
+    Criterion(
+        id="storage",
+        title="a plain base before a quantised one: nothing to dequantise in every pass",
+        why=lambda loser, winner: f"{loser.plan.quantization} only adds work where {winner.plan.quantization} fits",
+        before=lambda known: float(known.quantization in QUANTIZED),
+    ),
+    Criterion(
+        id="format",
+        title="the usual number format",
+        why=lambda loser, winner: f"{loser.plan.quantization} buys nothing where {winner.plan.quantization} fits",
+        before=_format,
+    ),
+    Criterion(id="time", title="time, in classes of 10 %", why=_slower, after=_time_class),
+    Criterion(
+        id="headroom",
+        title="free memory, in steps of 10 % of the card",
+        why=_less_free,
+        after=lambda candidate, _: -floor(candidate.headroom * 10),
+    ),
+    Criterion(
+        id="ease",
+        title="ease of use",
+        why=lambda loser, winner: f"{_platform(loser).name} takes more work: {_platform(loser).ease_reason}",
+        before=lambda known: known.platform.ease,
+    ),
+    Criterion(
+        id="maturity",
+        title="maturity of the platform",
+        why=lambda loser, winner: f"{_platform(loser).name}: {_platform(loser).maturity_reason}",
+        before=lambda known: known.platform.maturity,
+    ),
+)
+CRITERIA = {criterion.id: criterion for criterion in _ALL}
 ORDER: dict[Goal, tuple[str, ...]] = {
-    "balanced": ("ready", "quality", "method", "storage", "time", "format", "headroom", "ease", "maturity"),
-    "best": ("ready", "quality", "capacity", "method", "storage", "time", "format", "headroom", "ease", "maturity"),
-    "fast": ("ready", "quality-floor", "time", "quality", "method", "format", "headroom", "ease", "maturity"),
-    "cheap": ("ready", "quality-floor", "time", "headroom", "quality", "method", "format", "ease", "maturity"),
+    "balanced": ("emitted", "quality", "method", "storage", "format", "time", "headroom", "ease", "maturity"),
+    "best": ("emitted", "quality", "capacity", "method", "storage", "format", "time", "headroom", "ease", "maturity"),
+    "fast": ("emitted", "quality-floor", "time", "quality", "method", "format", "headroom", "ease", "maturity"),
+    "cheap": ("emitted", "quality-floor", "time", "headroom", "quality", "method", "format", "ease", "maturity"),
 }
 
 
@@ -172,36 +193,45 @@ def criteria(goal: Goal) -> tuple[Criterion, ...]:
     return tuple(CRITERIA[name] for name in ORDER[goal])
 
 
-def rank(candidates: Iterable[Candidate], goal: Goal) -> list[Candidate]:
-    """Sort by the criteria of `goal`; the names break what ties remain, so that input order never matters."""
+def key_before(cell: Cell, goal: Goal, facts: Facts) -> tuple[float, ...]:
+    """The answers to the criteria that come before the first one that needs an estimate."""
+    known = know(cell, facts)
+    leading = takewhile(lambda before: before is not None, (criterion.before for criterion in criteria(goal)))
+    return tuple(before(known) for before in leading if before is not None)
+
+
+def rank(candidates: Iterable[Candidate], goal: Goal, facts: Facts) -> list[Candidate]:
+    """Sort by the criteria of `goal`; the names break what ties remain, so that input order never matters.
+
+    Classes of time are counted from the fastest of those that are equal in all weightier criteria.
+    """
     pool = list(candidates)
-    fastest = _fastest(pool)
-    return sorted(pool, key=lambda c: (*(x.value(c, fastest) for x in criteria(goal)), c.key))
+    fastest: dict[tuple[float, ...], float] = {}
+    for candidate in pool:
+        leading, seconds = key_before(Cell(*candidate.key), goal, facts), seconds_per_token(candidate)
+        if seconds is not None:
+            fastest[leading] = min(seconds, fastest.get(leading, seconds))
+
+    def key(candidate: Candidate) -> tuple[Any, ...]:
+        leading = key_before(Cell(*candidate.key), goal, facts)
+        return (*_key(candidate, goal, facts, fastest.get(leading, 1.0)), candidate.key)
+
+    return sorted(pool, key=key)
 
 
-def choose_runner_ups(ranked: Sequence[Candidate], goal: Goal) -> tuple[RunnerUp, ...]:
-    """The best of each other platform, then of each other method, with the first criterion at which each lost."""
-    winner, fastest = ranked[0], _fastest(ranked)
-    platforms, others = {winner.plan.platform}, {winner.plan.method}
-    by_platform: list[Candidate] = []
-    by_method: list[Candidate] = []
-    for candidate in ranked[1:]:
-        if candidate.plan.method not in others:
-            by_method.append(candidate)
-        elif candidate.plan.platform not in platforms:
-            by_platform.append(candidate)
-        platforms.add(candidate.plan.platform)
-        others.add(candidate.plan.method)
-    chosen = [*by_platform, *by_method][:RUNNER_UPS]
-    return tuple(_runner_up(c, winner, goal, fastest) for c in ranked if c in chosen)
+def first_loss(loser: Candidate, winner: Candidate, goal: Goal, facts: Facts) -> Criterion:
+    """The weightiest criterion at which `loser` stands behind `winner`; the last one if it stands behind at none."""
+    fastest = min((s for s in map(seconds_per_token, (loser, winner)) if s is not None), default=1.0)
+    pairs = zip(_key(loser, goal, facts, fastest), _key(winner, goal, facts, fastest), criteria(goal), strict=True)
+    return next((criterion for mine, best, criterion in pairs if mine > best), criteria(goal)[-1])
 
 
-def _runner_up(candidate: Candidate, winner: Candidate, goal: Goal, fastest: float) -> RunnerUp:
-    lost = next(
-        (x for x in criteria(goal) if x.value(candidate, fastest) > x.value(winner, fastest)), criteria(goal)[-1]
-    )
-    return RunnerUp(candidate=candidate, criterion=lost.id, why_not=lost.why(candidate, winner))
-
-
-def _fastest(candidates: Iterable[Candidate]) -> float:
-    return min((s for s in map(seconds_per_token, candidates) if s is not None), default=1.0)
+def _key(candidate: Candidate, goal: Goal, facts: Facts, fastest: float) -> tuple[float, ...]:
+    known = know(Cell(*candidate.key), facts)
+    answers = []
+    for criterion in criteria(goal):
+        if criterion.before is not None:
+            answers.append(criterion.before(known))
+        elif criterion.after is not None:
+            answers.append(criterion.after(candidate, fastest))
+    return tuple(answers)

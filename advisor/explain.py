@@ -42,9 +42,11 @@ def explain_way_out(dropped: Sequence[Dropped], smallest_gib: float | None, requ
         yield "a higher --max-usd, fewer --epochs, or a cheaper card"
 
 
-def next_commands(request: Request, candidate: Candidate) -> tuple[str, ...]:
-    """The commands that write and start the recommended run, as they are typed."""
+def next_commands(request: Request, candidate: Candidate, facts: Facts) -> tuple[str, ...]:
+    """The commands that write and start the recommended run, as they are typed; none where it cannot be written."""
     plan = candidate.plan
+    if facts.task not in load_platforms()[plan.platform].emitted_tasks or facts.model.kind != "causal-lm":
+        return ()
     model = request.model if isinstance(request.model, str) else "MODEL"
     directory = f"{model.rstrip('/').split('/')[-1]}-{plan.method}"
     words = ["ftadvise", "emit", *request_flags(request), "-o", directory]

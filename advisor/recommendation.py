@@ -11,7 +11,7 @@ from estimators.interval import Interval
 from profiles.dataset import LengthDistribution
 from profiles.gpu import Hardware, PriceRange
 from profiles.model import ModelSpec
-from profiles.plan import Plan, Task
+from profiles.plan import Plan, Quantization, Task
 from profiles.quality import Quality
 from profiles.record import Record
 
@@ -83,7 +83,7 @@ class Candidate(Record):
     choices: tuple[str, ...] = ()
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, str, Quantization]:
         """(platform, method, quantization)."""
         return self.plan.platform, self.plan.method, self.plan.quantization
 
@@ -127,7 +127,8 @@ class ModelDigest(Record):
 class Recommendation(Record):
     """The answer to a request. `best` is None where nothing fits; `way_out` then says what would.
 
-    verdict: "tight" where nothing surely fits and something may.
+    verdict: "tight" where nothing surely fits and something may. criteria: what decided, the weightiest first.
+    dropped: all combinations that are neither `best` nor compared with it, each with its reason.
     """
 
     verdict: Verdict
@@ -136,16 +137,15 @@ class Recommendation(Record):
     hardware: Hardware
     data: DataFacts
     fingerprints: dict[str, str]
-    best: Candidate | None
-    reasons: tuple[str, ...]
-    runner_ups: tuple[RunnerUp, ...]
-    risks: tuple[Risk, ...]
     criteria: tuple[str, ...]
-    candidates: int
-    dropped: tuple[Dropped, ...]
-    way_out: tuple[str, ...]
-    next_commands: tuple[str, ...]
-    assumptions: tuple[str, ...]
+    best: Candidate | None = None
+    reasons: tuple[str, ...] = ()
+    runner_ups: tuple[RunnerUp, ...] = ()
+    risks: tuple[Risk, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+    way_out: tuple[str, ...] = ()
+    next_commands: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
 
 
 class EstimateAnswer(Record):

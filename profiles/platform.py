@@ -32,7 +32,10 @@ class Support(Record):
 
 
 class PlatformSpec(Record):
-    """One platform release. `ease` and `maturity` are ranks for ordering (1 is easiest, most mature), with reasons."""
+    """One platform release. `ease` and `maturity` are ranks for ordering (1 is easiest, most mature), with reasons.
+
+    emitted_tasks: what `advisor/emit/` writes projects for.
+    """
 
     id: str
     name: str
@@ -46,6 +49,7 @@ class PlatformSpec(Record):
     maturity_reason: str
     needs_gpu: bool = False
     vendors: tuple[str, ...]
+    emitted_tasks: tuple[str, ...]
     methods: dict[str, Support]
     quantizations: dict[str, Support]
     tasks: dict[str, Support]

@@ -72,8 +72,7 @@ def _print_runner_ups(recommendation: Recommendation, console: Console) -> None:
         name = f"{get_method(plan.method).title} {plan.quantization} on {load_platforms()[plan.platform].name}"
         lines.append(f"{name} ({peak}{rate}): {runner_up.why_not}")
     bullets(console, "Why not", lines)
-    fit, dropped = recommendation.candidates, len(recommendation.dropped)
-    console.print(Text(f"  {fit} combinations fit, {dropped} dropped; `ftadvise plans` shows all.", style="dim"))
+    console.print(Text("  `ftadvise plans` with the same options shows all combinations.", style="dim"))
 
 
 def _print_risks(recommendation: Recommendation, console: Console) -> None:

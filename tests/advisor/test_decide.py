@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from advisor.criteria import ORDER, choose_runner_ups, rank
+from advisor.criteria import ORDER, rank
 from advisor.decide import decide, survey
 from advisor.plans import enumerate_cells
 from advisor.recommendation import Recommendation
@@ -95,21 +95,36 @@ def test_more_memory_never_gives_a_slower_best_plan(make_facts):
 @pytest.mark.parametrize("goal", sorted(ORDER))
 @pytest.mark.parametrize("seed", range(5))
 def test_order_of_input_does_not_matter(make_facts, goal, seed):
-    candidates, _ = survey(REQUEST, make_facts())
-    shuffled = random.Random(seed).sample(candidates, len(candidates))
-    assert [c.key for c in rank(shuffled, goal)] == [c.key for c in rank(candidates, goal)]
+    facts = make_facts()
+    ranked, _ = survey(Request(model="small-llama", goal=goal), facts)
+    shuffled = random.Random(seed).sample(ranked, len(ranked))
+    assert [c.key for c in rank(shuffled, goal, facts)] == [c.key for c in ranked]
+
+
+@pytest.mark.parametrize("goal", sorted(ORDER))
+@pytest.mark.parametrize("gib", [1.2, 3, 5, 9, 24, 80])
+def test_the_lazy_search_finds_the_winner_of_the_whole_survey(make_facts, goal, gib):
+    facts, request = make_facts(gib=gib), Request(model="small-llama", goal=goal)
+    answer = decide(request, facts)
+    ranked, dropped = survey(request, facts)
+    assert answer.best == ranked[0]
+    never = {(d.platform, d.method, d.quantization) for d in dropped}
+    outranked = {(d.platform, d.method, d.quantization) for d in answer.dropped if d.rule == "outranked"}
+    shown = {answer.best.key, *(r.candidate.key for r in answer.runner_ups)}
+    for key in shown:
+        assert key not in never
+    assert not shown & outranked
 
 
 @pytest.mark.parametrize("goal", sorted(ORDER))
 def test_runner_ups_lost_at_a_criterion_of_the_goal(make_facts, goal):
-    candidates, _ = survey(REQUEST, make_facts())
-    ranked = rank(candidates, goal)
-    runner_ups = choose_runner_ups(ranked, goal)
-    assert len(runner_ups) >= 3
-    for runner_up in runner_ups:
+    answer = decide(Request(model="small-llama", goal=goal), make_facts())
+    assert len(answer.runner_ups) == 4
+    for runner_up in answer.runner_ups:
         assert runner_up.criterion in ORDER[goal]
         assert runner_up.why_not
-        assert runner_up.candidate.key != ranked[0].key
+        assert runner_up.candidate.key != answer.best.key
+    assert {r.candidate.plan.platform for r in answer.runner_ups} >= {"llamafactory", "unsloth"}
 
 
 def test_nothing_fits_says_what_would(make_facts):

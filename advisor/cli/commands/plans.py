@@ -20,12 +20,10 @@ Examples:
 def command(dropped: bool, as_json: bool, **fields: Any) -> int:
     """Show all combinations: what fits, and with --dropped why the others do not."""
     from advisor.assess import assess
-    from advisor.criteria import rank
     from advisor.decide import survey
 
     request = build_request(fields)
-    candidates, drops = survey(request, assess(request))
-    ranked = rank(candidates, request.goal)
+    ranked, drops = survey(request, assess(request))
     if as_json:
         from advisor.render.envelope import answer_envelope
 
