@@ -112,7 +112,7 @@ def layer_forward(scope: Scope, block: Block, x: Tensor) -> Tensor:
     """A decoder or encoder layer: attention, MLP, norms where the architecture has them. Drops its hold on x."""
     tape = scope.tape
     norms = {n.place: n for n in block.norms}
-    after_add = "pre_attention" not in norms and any(n.kind == "layernorm" for n in block.norms)
+    after_add = "pre_mlp" not in norms and any(n.kind == "layernorm" for n in block.norms)  # BERT's order
     z = _normed(scope, x, norms.get("pre_attention"))
     attended = attention(scope, block, z)
     if not after_add:

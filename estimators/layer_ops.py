@@ -43,10 +43,7 @@ class Scope:
 def linear(scope: Scope, x: Tensor, lin: Linear, *, tokens: float = 1.0) -> Tensor:
     """A (possibly quantised, possibly adapted) linear. `tokens`: rows per token (experts see a token several times)."""
     rank = scope.ranks.get(lin.name, 0)
-    if is_quantized(lin, scope.regime):
-        y = _linear_bnb(scope, x, lin, tokens)
-    else:
-        y = _linear_plain(scope, x, lin, tokens)
+    y = (_linear_bnb if is_quantized(lin, scope.regime) else _linear_plain)(scope, x, lin, tokens)
     if not rank:
         return y
     return _svd_adapter(scope, x, y, lin, rank) if scope.svd else _lora(scope, x, y, lin, rank, tokens)

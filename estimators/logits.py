@@ -90,7 +90,7 @@ def _full(scope: Scope, model: ModelSpec, hidden: Tensor) -> tuple[Tensor, float
     assert model.head is not None
     logits = ops.linear(scope, hidden, model.head)
     tape.drop(hidden)
-    if any(g.block.attention.logit_softcap for g in model.layers):  # Gemma 2 caps the logits too
+    if model.final_logit_softcap:
         logits = _softcap(scope, logits)
     upcast = tape.cast(logits, FP32)
     log_probs = tape.op(upcast, width=upcast.width, itemsize=FP32)

@@ -6,57 +6,31 @@ load. Layers and head are profiled on a tape (layer.py, logits.py); here they ar
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Hashable
 
 from estimators.answer import Component, ComponentName, MemoryEstimate, Phase, PhaseName
 from estimators.interval import Interval
-from estimators.layer import LayerProfile, LayerSetup, profile_layer
+from estimators.layer import profile_layer
 from estimators.layer_ops import FLASH_ROW_BLOCK
-from estimators.logits import HeadProfile, profile_head
+from estimators.logits import TRL_TOKEN_TILE, HeadProfile, profile_head
 from estimators.margins import allocated_interval, reserved_interval
-from estimators.methods import Method, TrainedTensors, get_method
-from estimators.optimizer_states import state_bytes, step_temporary_bytes
+from estimators.methods import Method, get_method
 from estimators.overhead import context_bytes, workspace_bytes
-from estimators.regime import Regime, resolve_regime
+from estimators.regime import Regime, has_mask, resolve_regime
 from estimators.setup import layer_setup
-from estimators.sharding import shares
+from estimators.standing import standing_bytes
 from estimators.tape import Line
-from estimators.weights import base_weight_bytes, largest_load_bytes
 from profiles.calibration import Calibration
-from profiles.catalog import get_optimizer
 from profiles.errors import UnsupportedError
-from profiles.gpu import Hardware
+from profiles.gpu import GpuSpec, Hardware
 from profiles.model import ModelSpec
 from profiles.plan import Plan
-from profiles.scheme import OptimizerSpec
 
 INPUT_BYTES = 3 * 8  # input_ids, attention_mask, labels as int64
-COMES_AND_GOES = {"saved_activations", "layer_working_set", "logits", "optimizer_temporary", "gradients", "other"}
 MASK_BYTES = 1  # transformers keeps the padded causal mask as booleans for SDPA
+COMES_AND_GOES = {"saved_activations", "layer_working_set", "logits", "optimizer_temporary", "gradients", "other"}
 
-
-@dataclass(frozen=True, slots=True)
-class Statics:
-    """Bytes that do not depend on the batch, on one card."""
-
-    base: float
-    adapters: float
-    gradients: float
-    states: float
-    temporary: float
-    largest_load: float
-    workspace: float
-    gathered: float
-    gradient_share: float
-    checkpoints: int
-
-
-@dataclass(frozen=True, slots=True)
-class Profiles:
-    """What the tape says: one profile per layer group, and the head."""
-
-    layers: tuple[tuple[int, LayerProfile], ...]
-    head: HeadProfile
+Parts = list[tuple[ComponentName, float]]
 
 
 def estimate_memory(
@@ -68,105 +42,176 @@ def estimate_memory(
         UnsupportedError: the plan cannot exist; the message is the reason.
         InvalidInputError: target_modules names a module that the model does not have.
     """
-    method = get_method(plan.method)
-    reason = method.refusal(model, plan)
-    if reason is not None:
-        raise UnsupportedError(reason)
-    gpu = hardware.gpu
-    regime = resolve_regime(plan, model, gpu)
-    setup = layer_setup(method, model, plan)
-    seq_len = plan.seq_len + (plan.num_virtual_tokens if method.adds_tokens else 0)
-    tokens = plan.micro_batch_size * seq_len
-    statics = static_bytes(plan, model, method, regime, workspace_bytes(gpu))
-    profiles = _profiles(model, regime, setup, seq_len, tokens)
-    phases = tuple(_phases(plan, model, method, regime, setup, statics, profiles, seq_len=seq_len, tokens=tokens))
-    peak = max(phases, key=lambda p: p.n_bytes)
-    allocated = allocated_interval(peak.n_bytes, plan)
-    dynamic = sum(c.n_bytes for c in peak.components if c.name in COMES_AND_GOES)
-    reserved = reserved_interval(allocated, dynamic=dynamic, plan=plan, regime=regime)
-    context = context_bytes(gpu)
-    device = Interval(
-        low=reserved.low + context.low,
-        expected=reserved.expected + context.expected,
-        high=reserved.high + context.high,
-    )
+    memory = memory_model(plan, model, hardware.gpu)
+    phases = memory.phases(plan.micro_batch_size)
+    name, parts = max(phases, key=_total)
+    allocated = allocated_interval(_total((name, parts)), plan)
+    dynamic = sum(n_bytes for component, n_bytes in parts if component in COMES_AND_GOES)
+    reserved = reserved_interval(allocated, dynamic=dynamic, plan=plan, regime=memory.regime)
+    context = context_bytes(hardware.gpu)
     return MemoryEstimate(
         basis="analytic",
-        phases=phases,
-        peak_phase=peak.name,
+        phases=tuple(_phase(*phase) for phase in phases),
+        peak_phase=name,
         allocated=allocated,
         reserved=reserved,
-        device=device,
-        budget=float(gpu.memory_bytes),
-        trainable_parameters=method.trainable_parameters(model, plan),
-        assumptions=_assumptions(plan, regime, hardware),
+        device=Interval(
+            low=reserved.low + context.low,
+            expected=reserved.expected + context.expected,
+            high=reserved.high + context.high,
+        ),
+        budget=float(hardware.gpu.memory_bytes),
+        trainable_parameters=memory.trainable_parameters,
+        assumptions=_assumptions(plan, model, memory.regime, hardware),
     )
 
 
-def static_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime, workspace: float) -> Statics:
-    """Weights, gradients and optimizer states of one card."""
-    optimizer = get_optimizer(plan.optimizer)
-    trained = tuple(method.trained(model, plan))
-    base = base_weight_bytes(model, regime)
-    adapters = gradients = states = largest = 0.0
-    for t in trained:
-        itemsize = regime.trained if t.in_base else regime.adapter
-        n_bytes = float(t.elements * t.tensors * itemsize)
-        adapters += 0.0 if t.in_base else n_bytes
-        gradients += n_bytes
-        states += _states(optimizer, t, itemsize)
-        largest = max(largest, float(t.elements * itemsize))
-    count = float(sum(t.elements * t.tensors for t in trained))
-    split = shares(plan, model, regime, trains_base=method.trains_base, trained=count)
-    stored = base * 4 / regime.base if split.upcast else base
-    own_gradients = gradients * (4 / regime.trained if split.upcast and method.trains_base else 1) / split.gradients
-    if split.upcast and method.trains_base:
-        states *= 4 / regime.trained
-    elif split.masters and optimizer.state_bytes is None:
-        states = count * optimizer.state_tensors * 4  # DeepSpeed's states are fp32
-    states = states / split.states + count * split.masters
-    return Statics(
-        base=0.0 if plan.offload_parameters else stored / split.weights,
-        adapters=0.0 if plan.offload_parameters else adapters / split.weights,
-        gradients=own_gradients,
-        states=0.0 if plan.offload_optimizer else states,
-        temporary=0.0
-        if plan.offload_optimizer
-        else step_temporary_bytes(optimizer, trained_bytes=own_gradients, largest_bytes=largest),
-        largest_load=largest_load_bytes(model, regime),
-        workspace=workspace,
-        gathered=split.gathered + split.unsharded_gradients,
-        gradient_share=own_gradients / gradients if gradients else 1.0,
-        checkpoints=split.checkpoints,
-    )
+def _total(phase: tuple[PhaseName, Parts]) -> float:
+    return sum(n_bytes for _, n_bytes in phase[1])
 
 
-def _states(optimizer: OptimizerSpec, t: TrainedTensors, itemsize: int) -> float:
-    return state_bytes(optimizer, elements=t.elements, tensors=t.tensors, itemsize=itemsize)
+def _phase(name: PhaseName, parts: Parts) -> Phase:
+    return Phase(name=name, components=tuple(Component(name=n, n_bytes=b) for n, b in parts if b > 0))
 
 
-_CACHE_SIZE = 512
-_cache: OrderedDict[tuple[int, Regime, LayerSetup, int, bool], tuple[ModelSpec, Profiles]] = OrderedDict()
+class MemoryModel:
+    """A plan's memory as a function of the micro-batch: everything else is worked out once."""
+
+    def __init__(self, plan: Plan, model: ModelSpec, gpu: GpuSpec) -> None:
+        method = get_method(plan.method)
+        reason = method.refusal(model, plan)
+        if reason is not None:
+            raise UnsupportedError(reason)
+        self.model = model
+        self.method = method
+        self.regime = resolve_regime(plan, model, gpu)
+        self.seq_len = plan.seq_len + (plan.num_virtual_tokens if method.adds_tokens else 0)
+        self.standing = standing_bytes(plan, model, method, self.regime, workspace_bytes(gpu))
+        self.trainable_parameters = method.trainable_parameters(model, plan)
+        self._setup = layer_setup(method, model, plan)
+        length = _length_class(self.regime, self.seq_len, bool(self._setup.prefix_tokens))
+        self._layers = [
+            (group.count, profile_layer(group.block, self.regime, self._setup, length)) for group in model.layers
+        ]
+        self._heads: dict[bool, HeadProfile] = {}
+        self._cast_copies = _autocast_copies(model, method, self.regime, plan)
+
+    def phases(self, micro_batch_size: int) -> list[tuple[PhaseName, Parts]]:
+        """Every phase's components in bytes, for micro-batches of this size."""
+        tokens = micro_batch_size * self.seq_len
+        standing, regime, model = self.standing, self.regime, self.model
+        head = self._head(tokens)
+        held = head.held * tokens
+        gradients = standing.gradients if self._setup.accumulates else 0.0
+        checkpoint = float(standing.checkpoints * regime.residual * model.hidden_size * tokens)
+        if not regime.checkpointing:
+            saved = sum(count * _point(p.saved, tokens) for count, p in self._layers)
+        else:
+            saved = 0.0 if regime.offload_checkpoints else model.num_hidden_layers * checkpoint
+        fixed: Parts = [
+            ("base_weights", standing.base),
+            ("adapter_weights", standing.adapters),
+            ("optimizer_states", standing.states),
+            ("workspace", standing.workspace),
+            ("gathered", standing.gathered),
+            ("inputs", self._input_bytes(tokens)),
+        ]
+        logits = max(_at(head.forward, tokens) + self._cast_copies + held, _at(head.backward, tokens))
+        phases: list[tuple[PhaseName, Parts]] = [
+            ("load", [("base_weights", standing.base), ("other", standing.largest_load)]),
+            ("loss", [*fixed, ("gradients", gradients), ("saved_activations", saved), ("logits", logits)]),
+            ("layer_backward", self._layer_backward(fixed, gradients, saved, checkpoint, tokens, held)),
+        ]
+        if self.method.trains_base:
+            phases.append(("layer_backward", self._embedding_backward(fixed, tokens, held)))
+        last: Parts = [("gradients", standing.gradients), ("optimizer_temporary", standing.temporary), ("logits", held)]
+        phases.append(("optimizer_step", [*fixed, *last]))
+        return phases
+
+    def _head(self, tokens: int) -> HeadProfile:
+        """The head's profile differs only in whether TRL's tile of rows is full."""
+        full_tile = tokens > TRL_TOKEN_TILE
+        if full_tile not in self._heads:
+            self._heads[full_tile] = profile_head(self.model, self.regime, self._setup, tokens=tokens)
+        return self._heads[full_tile]
+
+    def _input_bytes(self, tokens: int) -> float:
+        """Ids, labels, positions' cos and sin of one sequence, and the (batch, 1, s, s) mask where there is one."""
+        regime, attention = self.regime, self.model.layers[0].block.attention
+        rotary = 2.0 * self.seq_len * attention.head_dim * regime.residual if attention.rotary else 0.0
+        mask = 0.0
+        if regime.kernel == "eager":
+            mask = float(regime.residual * self.seq_len * tokens)
+        elif regime.masked and regime.kernel != "flash":
+            mask = float(MASK_BYTES * self.seq_len * tokens)
+        return INPUT_BYTES * tokens + rotary + mask
+
+    def _layer_backward(
+        self, fixed: Parts, gradients: float, saved: float, checkpoint: float, tokens: int, held: float
+    ) -> Parts:
+        """The worst layer's backward, at the top (all others' tensors alive) or the bottom (all gradients there)."""
+        head_left = self._head(tokens).left
+        total_left = head_left + sum(count * p.left for count, p in self._layers)
+        candidates: list[Parts] = []
+        for _, profile in self._layers:
+            own = checkpoint if self.regime.checkpointing else _point(profile.saved, tokens)
+            peak = _at(profile.backward, tokens)
+            working = peak if self.regime.checkpointing else peak - own
+            ends = ((saved, head_left), (min(saved, own), total_left - profile.left))
+            candidates.extend(
+                [
+                    *fixed,
+                    ("gradients", gradients or left * self.standing.gradient_share),
+                    ("saved_activations", alive),
+                    ("layer_working_set", working),
+                    ("logits", held),
+                ]
+                for alive, left in ends
+            )
+        return max(candidates, key=lambda parts: sum(n_bytes for _, n_bytes in parts))
+
+    def _embedding_backward(self, fixed: Parts, tokens: int, held: float) -> Parts:
+        """embedding_dense_backward: a dense gradient; of a tied head it is a second one, added to the first."""
+        model, regime = self.model, self.regime
+        second = model.embeddings[0].parameters * regime.rest if model.tie_word_embeddings else 0
+        incoming = regime.residual * model.hidden_size * tokens
+        gradients = self.standing.gradients
+        return [*fixed, ("gradients", gradients), ("layer_working_set", float(second + incoming)), ("logits", held)]
 
 
-def _profiles(model: ModelSpec, regime: Regime, setup: LayerSetup, seq_len: int, tokens: int) -> Profiles:
-    """Profile each kind of layer once per model, regime, setup and (where it matters) length."""
-    tiles_full = tokens > 4096
-    key = (id(model), regime, setup, _length_class(regime, seq_len, setup), tiles_full)
-    known = _cache.get(key)
-    if known is not None and known[0] is model:
-        return known[1]
-    layers = tuple((g.count, profile_layer(g.block, regime, setup, key[3])) for g in model.layers)
-    profiles = Profiles(layers=layers, head=profile_head(model, regime, setup, tokens=tokens))
-    _cache[key] = (model, profiles)  # the model is kept: its id cannot be taken by another one
-    if len(_cache) > _CACHE_SIZE:
-        _cache.popitem(last=False)
-    return profiles
+_CACHE_SIZE = 1024
+_models: OrderedDict[tuple[Hashable, ...], tuple[ModelSpec, GpuSpec, MemoryModel]] = OrderedDict()
+_BATCH_AND_SCHEDULE = {
+    "model", "gpu", "micro_batch_size", "mean_len", "packing", "padding_mask", "learning_rate", "num_epochs",
+    "max_steps", "warmup_ratio", "weight_decay", "lr_scheduler", "eval_fraction", "early_stopping_patience", "seed",
+    "max_grad_norm", "lora_alpha", "method_options", "expandable_segments", "gradient_accumulation_steps",
+}  # fmt: skip
 
 
-def _length_class(regime: Regime, seq_len: int, setup: LayerSetup) -> int:
+def memory_model(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> MemoryModel:
+    """The model of all plans that differ from this one in batch and schedule only; kept, since planners ask for many.
+
+    Raises:
+        UnsupportedError: the plan cannot exist; the message is the reason.
+        InvalidInputError: target_modules names a module that the model does not have.
+    """
+    key = (
+        id(model), id(gpu), has_mask(plan), plan.packing, plan.gradient_accumulation_steps > 1,
+        str(plan.method_options), *(v for k, v in plan.__dict__.items() if k not in _BATCH_AND_SCHEDULE),
+    )  # fmt: skip
+    known = _models.get(key)
+    if known is not None and known[0] is model and known[1] is gpu:
+        return known[2]
+    memory = MemoryModel(plan, model, gpu)
+    _models[key] = (model, gpu, memory)  # both are kept: nothing else can take their ids
+    if len(_models) > _CACHE_SIZE:
+        _models.popitem(last=False)
+    return memory
+
+
+def _length_class(regime: Regime, seq_len: int, has_prefix: bool) -> int:
     """Flash attention's memory is linear but for rounding to rows of 128: one length serves all multiples."""
-    if regime.kernel == "flash" and seq_len % FLASH_ROW_BLOCK == 0 and not setup.prefix_tokens:
+    if regime.kernel == "flash" and seq_len % FLASH_ROW_BLOCK == 0 and not has_prefix:
         return FLASH_ROW_BLOCK
     return seq_len
 
@@ -177,130 +222,6 @@ def _at(lines: tuple[Line, ...], tokens: int) -> float:
 
 def _point(line: Line, tokens: int) -> float:
     return line[0] * tokens + line[1]
-
-
-def _phases(
-    plan: Plan,
-    model: ModelSpec,
-    method: Method,
-    regime: Regime,
-    setup: LayerSetup,
-    statics: Statics,
-    profiles: Profiles,
-    *,
-    seq_len: int,
-    tokens: int,
-) -> list[Phase]:
-    inputs = float(INPUT_BYTES * tokens + _rotary_bytes(model, regime, seq_len) + _mask_bytes(regime, seq_len, tokens))
-    standing = setup.accumulates
-    held_gradients = statics.gradients if standing else 0.0
-    checkpoint = float(statics.checkpoints * regime.residual * model.hidden_size * tokens)
-    n_layers = model.num_hidden_layers
-    if regime.checkpointing:
-        saved = 0.0 if regime.offload_checkpoints else n_layers * checkpoint
-    else:
-        saved = sum(count * _point(p.saved, tokens) for count, p in profiles.layers)
-    fixed: list[tuple[ComponentName, float]] = [
-        ("base_weights", statics.base),
-        ("adapter_weights", statics.adapters),
-        ("optimizer_states", statics.states),
-        ("workspace", statics.workspace),
-        ("gathered", statics.gathered),
-        ("inputs", inputs),
-    ]
-    held = profiles.head.held * tokens
-    cast_copies = _autocast_copies(model, method, regime, plan)
-    loss_forward = _at(profiles.head.forward, tokens) + cast_copies + held
-    loss_backward = _at(profiles.head.backward, tokens)
-    phases = [
-        _phase("load", [("base_weights", statics.base), ("other", statics.largest_load)]),
-        _phase(
-            "loss",
-            [
-                *fixed,
-                ("gradients", held_gradients),
-                ("saved_activations", saved),
-                ("logits", max(loss_forward, loss_backward)),
-            ],
-        ),
-        _layer_phase(plan, model, regime, statics, profiles, fixed, held_gradients, saved, checkpoint, tokens, held),
-    ]
-    if method.trains_base:
-        phases.append(_embedding_phase(model, regime, statics, fixed, tokens, held))
-    phases.append(
-        _phase(
-            "optimizer_step",
-            [
-                *fixed,
-                ("gradients", statics.gradients),
-                ("optimizer_temporary", statics.temporary),
-                ("logits", held),
-            ],
-        )
-    )
-    return phases
-
-
-def _layer_phase(
-    plan: Plan,
-    model: ModelSpec,
-    regime: Regime,
-    statics: Statics,
-    profiles: Profiles,
-    fixed: list[tuple[ComponentName, float]],
-    held_gradients: float,
-    saved: float,
-    checkpoint: float,
-    tokens: int,
-    held: float,
-) -> Phase:
-    """The worst layer's backward, at the top (all others' tensors alive) or the bottom (all gradients there)."""
-    best: Phase | None = None
-    total_left = profiles.head.left + sum(count * p.left for count, p in profiles.layers)
-    for _, profile in profiles.layers:
-        own = checkpoint if regime.checkpointing else _point(profile.saved, tokens)
-        peak = _at(profile.backward, tokens)
-        working = peak if regime.checkpointing else peak - own
-        for position in ("top", "bottom"):
-            alive = saved if position == "top" else min(saved, own)
-            left = profiles.head.left if position == "top" else total_left - profile.left
-            left *= statics.gradient_share
-            phase = _phase(
-                "layer_backward",
-                [
-                    *fixed,
-                    ("gradients", held_gradients or left),
-                    ("saved_activations", alive),
-                    ("layer_working_set", working),
-                    ("logits", held),
-                ],
-            )
-            if best is None or phase.n_bytes > best.n_bytes:
-                best = phase
-    assert best is not None
-    return best
-
-
-def _embedding_phase(
-    model: ModelSpec,
-    regime: Regime,
-    statics: Statics,
-    fixed: list[tuple[ComponentName, float]],
-    tokens: int,
-    held: float,
-) -> Phase:
-    """embedding_dense_backward: a dense gradient; of a tied head it is a second one, added to the first."""
-    embedding = model.embeddings[0].parameters * regime.rest
-    second = float(embedding) if model.tie_word_embeddings else 0.0
-    incoming = float(regime.residual * model.hidden_size * tokens)
-    return _phase(
-        "layer_backward",
-        [*fixed, ("gradients", statics.gradients), ("layer_working_set", second + incoming), ("logits", held)],
-    )
-
-
-def _phase(name: PhaseName, parts: list[tuple[ComponentName, float]]) -> Phase:
-    return Phase(name=name, components=tuple(Component(name=n, n_bytes=b) for n, b in parts if b > 0))
 
 
 def _autocast_copies(model: ModelSpec, method: Method, regime: Regime, plan: Plan) -> float:
@@ -316,27 +237,18 @@ def _autocast_copies(model: ModelSpec, method: Method, regime: Regime, plan: Pla
     return total
 
 
-def _rotary_bytes(model: ModelSpec, regime: Regime, seq_len: int) -> float:
-    """cos and sin of one sequence's positions, shared by batch and layers."""
-    attention = model.layers[0].block.attention
-    return 2.0 * seq_len * attention.head_dim * regime.residual if attention.rotary else 0.0
-
-
-def _mask_bytes(regime: Regime, seq_len: int, tokens: int) -> float:
-    """The (batch, 1, s, s) mask of a padded batch: booleans for SDPA, the residual's dtype for eager."""
-    if regime.kernel == "eager":
-        return float(regime.residual * seq_len * tokens)
-    return float(MASK_BYTES * seq_len * tokens) if regime.masked and regime.kernel != "flash" else 0.0
-
-
-def _assumptions(plan: Plan, regime: Regime, hardware: Hardware) -> tuple[str, ...]:
-    said = [*hardware.assumptions]
-    said.append(f"every micro-batch may be {plan.micro_batch_size} x {plan.seq_len} tokens: the longest decides")
-    said.append(
-        f"attention runs in the {regime.kernel} kernel, {'with' if regime.masked else 'without'} a padding mask"
-    )
+def _assumptions(plan: Plan, model: ModelSpec, regime: Regime, hardware: Hardware) -> tuple[str, ...]:
+    mask = "with" if regime.masked else "without"
+    said = [
+        *hardware.assumptions,
+        *model.notes,
+        f"every micro-batch may be {plan.micro_batch_size} x {plan.seq_len} tokens: the longest decides",
+        f"attention runs in the {regime.kernel} kernel, {mask} a padding mask",
+    ]
     if regime.fused_kernels:
         said.append("Unsloth's kernels are modelled from their source, not run")
+    elif regime.quantized and any(x.kind == "parameter" for g in model.layers for x in g.block.linears):
+        said.append("the experts are bare tensors in transformers 5: bitsandbytes leaves them in 16 bits")
     if plan.sharding != "none":
         said.append("sharded states are divided evenly; gathered layers are counted whole")
     return tuple(said)

@@ -7,11 +7,14 @@ from profiles.scheme import OptimizerSpec
 FP32_BYTES = 4
 
 
-def state_bytes(optimizer: OptimizerSpec, *, elements: int, tensors: int, itemsize: int) -> float:
+def state_bytes(
+    optimizer: OptimizerSpec, *, elements: int, tensors: int, itemsize: int, embedding: bool = False
+) -> float:
     """States of `tensors` parameters of `elements` each, in bytes on the card.
 
     Adam keeps two tensors of the parameter's own dtype (torch/optim/adamw.py: zeros_like(p)); bitsandbytes' 8-bit
-    optimizers keep a byte an element and one fp32 absmax a block, but fp32 for tensors below min_8bit_size; Adafactor
+    optimizers keep a byte an element and one fp32 absmax a block, but fp32 for tensors below min_8bit_size and, under
+    transformers' Trainer, for embeddings; Adafactor
     keeps rows plus columns, taken here as a square matrix.
     """
     total = elements * tensors
@@ -21,7 +24,7 @@ def state_bytes(optimizer: OptimizerSpec, *, elements: int, tensors: int, itemsi
         return tensors * 2 * sqrt(elements) * FP32_BYTES
     if optimizer.state_bytes is None:
         return float(total * optimizer.state_tensors * itemsize)
-    if elements < optimizer.small_tensor_limit:
+    if elements < optimizer.small_tensor_limit or (embedding and optimizer.embeddings_fp32):
         return float(total * optimizer.state_tensors * FP32_BYTES)
     absmax = optimizer.state_tensors * FP32_BYTES / optimizer.block_size if optimizer.block_size else 0.0
     return total * (optimizer.state_bytes + absmax)

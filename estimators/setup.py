@@ -20,5 +20,5 @@ def layer_setup(method: Method, model: ModelSpec, plan: Plan) -> LayerSetup:
         trains_weights=method.trains_base,
         trains_biases=method.id == "bitfit",
         prefix_tokens=plan.num_virtual_tokens if method.adds_keys else 0,
-        accumulates=plan.gradient_accumulation_steps > 1 or not plan.zero_grad_set_to_none,
+        accumulates=method.trains_base and (plan.gradient_accumulation_steps > 1 or not plan.zero_grad_set_to_none),
     )

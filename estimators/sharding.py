@@ -1,11 +1,11 @@
 """What sharding leaves on one card: shares of weights, gradients and states, and what is gathered to compute.
 
 FSDP (torch/distributed/fsdp, one unit a decoder layer, the rest in the root unit): the root stays gathered from forward
-to the end of backward; a layer is gathered while the next is prefetched. Under mixed precision accelerate keeps
-sharded trainable parameters in fp32 (accelerator.py, "Upcasting the low precision parameters"), and a checkpointed unit
-keeps its output beside its input: 2 h more bytes a token and layer, as the slopes of the fms rows over the batch show. DeepSpeed ZeRO: bf16 parameters,
-fp32 masters and states divided from stage 1 on, gradients from 2, parameters from 3 (arXiv 1910.02054); its buckets of
-5e8 elements are flat (runtime/zero/config.py reduce_bucket_size).
+to the end of backward; a layer is gathered while the next is prefetched. Under mixed precision accelerate keeps sharded
+trainable parameters in fp32 (accelerator.py, "Upcasting the low precision parameters"), and a checkpointed unit keeps
+its output beside its input: 2 h more bytes a token and layer, as the slopes of the fms rows over the batch show.
+DeepSpeed ZeRO: bf16 parameters, fp32 masters and states divided from stage 1 on, gradients from 2, parameters from 3
+(arXiv 1910.02054); its buckets of 5e8 elements are flat (runtime/zero/config.py reduce_bucket_size).
 """
 
 from dataclasses import dataclass

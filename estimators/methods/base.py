@@ -10,11 +10,13 @@ from profiles.plan import QUANTIZED, Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedTensors:
-    """`tensors` equal parameters of `elements` each. `in_base`: they are the base model's own, in its dtype."""
+    """`tensors` equal parameters of `elements` each. `in_base`: they are the base model's own, in its dtype.
+    `embedding`: a lookup table, whose states some optimizers keep in fp32."""
 
     elements: int
     tensors: int
     in_base: bool = False
+    embedding: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

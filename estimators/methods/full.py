@@ -33,7 +33,7 @@ class Full(Method):
     def trained(self, model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:
         """Every parameter once; a tied head is the embedding."""
         for embedding in model.embeddings:
-            yield TrainedTensors(elements=embedding.parameters, tensors=1, in_base=True)
+            yield TrainedTensors(elements=embedding.parameters, tensors=1, in_base=True, embedding=True)
         for group in model.layers:
             for t in block_tensors(group.block):
                 yield TrainedTensors(elements=t.elements, tensors=t.tensors * group.count, in_base=True)

@@ -1,0 +1,94 @@
+"""What lies on one card whatever the batch: weights, gradients, optimizer states, workspaces, sharded or not."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from estimators.methods import Method, TrainedTensors
+from estimators.optimizer_states import state_bytes, step_temporary_bytes
+from estimators.regime import Regime
+from estimators.sharding import shares
+from estimators.weights import base_weight_bytes, largest_load_bytes
+from profiles.catalog import get_optimizer
+from profiles.model import ModelSpec
+from profiles.plan import Plan
+from profiles.scheme import OptimizerSpec
+
+FP32_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Bytes on one card. `gradient_share`: this card's part of a layer's gradient bytes. `checkpoints`: residual-sized
+    tensors that a layer keeps under gradient checkpointing."""
+
+    base: float
+    adapters: float
+    gradients: float
+    states: float
+    temporary: float
+    largest_load: float
+    workspace: float
+    gathered: float
+    gradient_share: float
+    checkpoints: int
+
+    @property
+    def lower_bound(self) -> float:
+        """What no choice of batch, length or checkpointing can avoid."""
+        return self.base + self.adapters + self.gradients + self.states + self.workspace
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """Sums over the trained tensors, in bytes but for `elements`."""
+
+    elements: float
+    adapters: float
+    gradients: float
+    states: float
+    largest: float
+
+
+def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime, workspace: float) -> Standing:
+    """Weights, gradients and optimizer states of one card."""
+    optimizer = get_optimizer(plan.optimizer)
+    trained = _sum(method.trained(model, plan), optimizer, regime)
+    split = shares(plan, model, regime, trains_base=method.trains_base, trained=trained.elements)
+    base = base_weight_bytes(model, regime)
+    gradients, states = trained.gradients, trained.states
+    if split.upcast:  # trained shards and all that follows them in fp32
+        base *= FP32_BYTES / regime.base
+        gradients *= FP32_BYTES / regime.trained
+        states *= FP32_BYTES / regime.trained
+    elif split.masters and optimizer.state_bytes is None:
+        states = trained.elements * optimizer.state_tensors * FP32_BYTES  # DeepSpeed's states are fp32
+    own_gradients = gradients / split.gradients
+    on_card = 0.0 if plan.offload_parameters else 1.0 / split.weights
+    temporary = step_temporary_bytes(optimizer, trained_bytes=own_gradients, largest_bytes=trained.largest)
+    return Standing(
+        base=base * on_card,
+        adapters=trained.adapters * on_card,
+        gradients=own_gradients,
+        states=0.0 if plan.offload_optimizer else states / split.states + trained.elements * split.masters,
+        temporary=0.0 if plan.offload_optimizer else temporary,
+        largest_load=largest_load_bytes(model, regime),
+        workspace=workspace,
+        gathered=split.gathered + split.unsharded_gradients,
+        gradient_share=own_gradients / trained.gradients if trained.gradients else 1.0,
+        checkpoints=split.checkpoints,
+    )
+
+
+def _sum(tensors: Iterable[TrainedTensors], optimizer: OptimizerSpec, regime: Regime) -> _Trained:
+    elements = adapters = gradients = states = largest = 0.0
+    for t in tensors:
+        itemsize = regime.trained if t.in_base else regime.adapter
+        n_bytes = float(t.elements * t.tensors * itemsize)
+        elements += t.elements * t.tensors
+        adapters += 0.0 if t.in_base else n_bytes
+        gradients += n_bytes
+        states += state_bytes(
+            optimizer, elements=t.elements, tensors=t.tensors, itemsize=itemsize, embedding=t.embedding
+        )
+        largest = max(largest, float(t.elements * itemsize))
+    return _Trained(elements=elements, adapters=adapters, gradients=gradients, states=states, largest=largest)
