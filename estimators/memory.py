@@ -123,7 +123,7 @@ class MemoryModel:
             ("layer_backward", self._layer_backward(fixed, gradients, saved, checkpoint, tokens, held)),
         ]
         if self.method.trains_base:
-            phases.append(("layer_backward", self._embedding_backward(fixed, tokens, held)))
+            phases.append(("embedding_backward", self._embedding_backward(fixed, tokens, held)))
         last: Parts = [("gradients", standing.gradients), ("optimizer_temporary", standing.temporary), ("logits", held)]
         phases.append(("optimizer_step", [*fixed, *last]))
         return phases
