@@ -1,7 +1,7 @@
 """`ftadvise estimate`: memory and speed of a plan as it stands."""
 
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -10,7 +10,10 @@ from advisor.cli.records import build_record, parse_object, read_text
 from profiles.errors import AdviseError, InvalidInputError
 from profiles.plan import Attention, Checkpointing, Plan, Platform, Quantization, Sharding
 
-PLAN_FLAGS = {
+if TYPE_CHECKING:
+    from advisor.recommendation import EstimateAnswer
+
+FLAGS = {  # where the option is not the field's name
     "micro_batch_size": "--micro-batch",
     "gradient_accumulation_steps": "--accumulation",
     "lora_rank": "--rank",
@@ -43,24 +46,26 @@ Examples:
 @click.option("--attention", type=click.Choice(get_args(Attention)))
 @click.option("--optimizer")
 @click.option("--sharding", type=click.Choice(get_args(Sharding)))
-@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Any other field of the plan.")
+@click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Any other field of the plan.")
 @click.option("--offline", is_flag=True, help="Never use the network.")
 @json_option
 def command(
     path: str | None,
     jsonl: bool,
     vram: float | None,
-    settings: tuple[str, ...],
+    assignments: tuple[str, ...],
     offline: bool,
     as_json: bool,
     **fields: Any,
 ) -> int:
     """Estimate memory and speed of one plan, from options or from JSON."""
-    given = {name: value for name, value in fields.items() if value is not None} | _parse_settings(settings)
+    given = {name: value for name, value in fields.items() if value is not None}
+    settings = _parse_settings(assignments)
     if jsonl:
-        return _stream(path or "-", given, offline)
+        return _stream(path or "-", settings, given, offline)
     base = parse_object(read_text(path), "plan" if path == "-" else path) if path else {}
-    answer = _answer({**base, **given}, vram, offline)
+    base |= settings
+    answer = _answer(base, given, vram, offline)
     if as_json:
         from advisor.render.envelope import answer_envelope
 
@@ -72,20 +77,25 @@ def command(
     return 0 if answer.verdict == "fits" else 1
 
 
-def _answer(fields: dict[str, Any], vram: float | None, offline: bool) -> Any:
+def _answer(base: dict[str, Any], given: dict[str, Any], vram: float | None, offline: bool) -> "EstimateAnswer":
+    """`base` comes from JSON, `given` from options: errors name a field as the user wrote it."""
     from advisor.api import estimate
     from advisor.hardware import resolve_hardware
     from advisor.recommendation import EstimateAnswer
 
+    def name(field: str) -> str:
+        return FLAGS.get(field, f"--{field.replace('_', '-')}") if field in given else field
+
+    fields = {**base, **given}
     if "model" not in fields:
         raise InvalidInputError("--model", "is missing", "Give --model, or a plan that has it with --plan.")
-    plan = build_record(Plan, fields, lambda field: PLAN_FLAGS.get(field, f"--{field.replace('_', '-')}"))
+    plan = build_record(Plan, fields, name)
     hardware = resolve_hardware(plan.gpu, vram, plan.n_gpus) if vram is not None else None
     found = estimate(plan, hardware=hardware, offline=offline)
     return EstimateAnswer(verdict=found.memory.verdict, plan=plan, memory=found.memory, speed=found.speed)
 
 
-def _stream(path: str, given: dict[str, Any], offline: bool) -> int:
+def _stream(path: str, settings: dict[str, Any], given: dict[str, Any], offline: bool) -> int:
     """One envelope a line, flushed. The exit code is 0: each line says itself whether it fits."""
     from advisor.render.envelope import answer_envelope, error_envelope
 
@@ -94,7 +104,7 @@ def _stream(path: str, given: dict[str, Any], offline: bool) -> int:
             continue
         try:
             fields = parse_object(line, f"line {number}")
-            text = answer_envelope("estimate", _answer({**fields, **given}, None, offline), indent=None)
+            text = answer_envelope("estimate", _answer(fields | settings, given, None, offline), indent=None)
         except AdviseError as error:
             text = error_envelope("estimate", error, indent=None)
         click.echo(text)
@@ -109,12 +119,12 @@ def _lines(path: str) -> Iterator[str]:
         raise InvalidInputError(path, f"cannot be read: {error.strerror}") from None
 
 
-def _parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
+def _parse_settings(assignments: tuple[str, ...]) -> dict[str, Any]:
     """FIELD=VALUE, the value as JSON where it is some, else as text."""
     import json
 
     fields: dict[str, Any] = {}
-    for setting in settings:
+    for setting in assignments:
         name, equals, text = setting.partition("=")
         if not equals or name not in Plan.model_fields:
             names = ", ".join(Plan.model_fields)

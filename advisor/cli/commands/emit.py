@@ -1,0 +1,56 @@
+"""`ftadvise emit`: write a run that needs no ftadvise."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from advisor.cli.options import build_request, json_option, request_options
+from advisor.cli.records import build_record, parse_object, read_text
+from profiles.plan import Plan
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  ftadvise emit --model llama-8b --vram 24 --data train.jsonl -o run
+  ftadvise emit --model llama-8b --plan plan.json --data train.jsonl -o run
+"""
+)
+@request_options
+@click.option("--plan", "plan_path", metavar="FILE|-", help="Write this plan instead of the recommended one.")
+@click.option("-o", "--out", required=True, metavar="DIR", help="A new or empty folder.")
+@click.option("--force", is_flag=True, help="Replace files of the same name in DIR.")
+@json_option
+def command(plan_path: str | None, out: str, force: bool, as_json: bool, **fields: Any) -> int:
+    """Write the recommended run into a folder: script, settings, requirements, data, and one command."""
+    from advisor.api import advise, facts
+    from advisor.evaluate import evaluate_plan
+    from advisor.project import write_project
+    from estimators.answer import Estimate
+
+    request = build_request(fields)
+    if plan_path is not None:
+        content = parse_object(read_text(plan_path), plan_path)
+        plan = build_record(Plan, {**content, "model": request.model}, lambda field: f"plan.{field}")
+        candidate = evaluate_plan(plan, facts(request))
+    else:
+        recommendation = advise(request)
+        if recommendation.best is None:
+            from advisor.render.recommendation import print_recommendation
+
+            print_recommendation(recommendation)
+            return 1
+        candidate = recommendation.best
+    known = facts(request)
+    estimate = Estimate(memory=candidate.memory, speed=candidate.speed)
+    emission = write_project(candidate.plan, known.model, estimate, Path(out), data=request.data, force=force)
+    if as_json:
+        from advisor.render.envelope import answer_envelope
+
+        click.echo(answer_envelope("emit", emission))
+    else:
+        from advisor.render.emission import print_emission
+
+        print_emission(emission, out, with_data=request.data is not None)
+    return 0 if candidate.memory.verdict == "fits" else 1

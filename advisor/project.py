@@ -1,0 +1,84 @@
+"""A plan, its data and its forecast -> a folder that trains: what `ftadvise emit` does."""
+
+from pathlib import Path
+from typing import Any
+
+from advisor.emit import Emission, Forecast, Source, emit, write_emission
+from advisor.facts import find_known, find_tokenizer
+from estimators.answer import Estimate
+from profiles.dataset import Form
+from profiles.errors import InvalidInputError
+from profiles.model import ModelSpec
+from profiles.plan import Plan
+
+
+def write_project(
+    plan: Plan, model: ModelSpec, estimate: Estimate, out: Path, *, data: str | None = None, force: bool = False
+) -> Emission:
+    """Write the project of `plan` into the folder `out`, with `data` split into training and held-out examples.
+
+    Without `data` the folder's data/ has to be filled before the run.
+
+    Raises:
+        UnsupportedError: the platform cannot express the plan, or its data.
+        InvalidInputError: the folder is not empty, or the data are broken.
+    """
+    source, add_data = _without_data(plan), None
+    if data is not None:
+        from advisor.dataset import read_dataset
+
+        dataset = read_dataset(Path(data))
+        source = _source(plan, dataset.format.form)
+
+        def add_data(folder: Path) -> None:
+            _write_data(plan, dataset, folder / "data")
+
+    emission = emit(plan, model, source, Forecast.of(estimate))
+    write_emission(emission, out, force=force, add_data=add_data)
+    return emission
+
+
+def find_weights(ref: str | dict[str, Any]) -> str:
+    """Where a run loads the weights from: a hub id, or the absolute path of a local folder.
+
+    Raises:
+        InvalidInputError: `ref` is a bare config, which has no weights.
+    """
+    if isinstance(ref, dict):
+        raise InvalidInputError("model", "is a config without weights", "Name a hub id or a folder to write a run.")
+    row = find_known(ref)
+    path = Path(ref).expanduser()
+    if row is None and path.exists():
+        return str((path if path.is_dir() else path.parent).resolve())
+    return row.id if row is not None else ref
+
+
+def _source(plan: Plan, form: Form) -> Source:
+    return Source(model_ref=find_weights(plan.model), form=form, held_out=plan.eval_fraction > 0)
+
+
+def _without_data(plan: Plan) -> Source:
+    return _source(plan, "text" if plan.task == "pretrain" else "prompt-completion")
+
+
+def _write_data(plan: Plan, dataset: Any, folder: Path) -> None:
+    """data/train.jsonl and, if any is held out, data/eval.jsonl."""
+    from advisor.dataset import split, write_normalised
+
+    template = _has_chat_template(plan.model, dataset.format.name)
+    if plan.eval_fraction == 0:
+        write_normalised(dataset, folder / "train.jsonl", chat_template=template)
+        return
+    train, held_out = split(dataset, plan.eval_fraction, plan.seed)
+    write_normalised(train, folder / "train.jsonl", chat_template=template)
+    write_normalised(held_out, folder / "eval.jsonl", chat_template=template)
+
+
+def _has_chat_template(ref: str | dict[str, Any], format_name: str) -> bool:
+    """As the model's tokenizer says; if it is not at hand, instructions are written as plain prompts, chats as chats."""
+    tokenizer = find_tokenizer(ref)
+    if tokenizer is None:
+        return format_name != "alpaca"
+    from advisor.dataset.chat import read_config
+
+    return bool(read_config(tokenizer.parent).get("chat_template"))
