@@ -17,6 +17,8 @@ class Job(Record):
 
     batches: (micro_batch_size, padded length) of each optimizer step, in order; empty: the plan's own, twice.
     expand_kv_heads: the run repeats key and value heads itself before attention.
+    empty_cache_every: steps after which the loop empties the allocator's cache (0: never).
+    release_outputs: each step is a function of its own, so outputs that are kept through backward go at its end.
     limit_to_device: stop where the card's memory ends, as the run would.
     """
 
@@ -27,5 +29,6 @@ class Job(Record):
     batches: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
     empty_cache_every: int = Field(0, ge=0)
     expand_kv_heads: bool = False
+    release_outputs: bool = False
     limit_to_device: bool = False
     snapshot: str | None = None

@@ -14,13 +14,13 @@ PHASE_OF: dict[Stage, PhaseName] = {
     "data": "forward_end",
     "forward": "forward_end",
     "loss": "loss",
+    "loss_backward": "loss",
     "backward": "layer_backward",
     "clip": "optimizer_step",
     "optimizer": "optimizer_step",
     "zero": "optimizer_step",
 }
 TIMELINE_POINTS = 400
-FORWARD: frozenset[Stage] = frozenset({"forward", "loss"})
 
 
 @dataclass(slots=True)
@@ -37,6 +37,7 @@ class Replayed:
     """What a replay found. `after_load`, `end`: allocated bytes before the first step and after the last."""
 
     phases: tuple[PhasePeak, ...]
+    stages: dict[Stage, int]
     peak_allocated: int
     peak_reserved: int
     after_load: int
@@ -45,26 +46,26 @@ class Replayed:
     timeline: tuple[Moment, ...]
 
 
-def replay(
-    trace: Trace, allocator: CachingAllocator, *, vocab_size: int, empty_cache_after_load: bool = False
-) -> Replayed:
-    """Run the events of `trace` through `allocator`.
+def replay(trace: Trace, allocator: CachingAllocator, *, vocab_size: int, empty_cache_every: int = 0) -> Replayed:
+    """Run the events of `trace` through `allocator`; empty its cache after every so many steps (0: never).
 
     Raises:
         DeviceOutOfMemoryError: the allocator has a limit and an event does not fit (the message says where).
     """
     peaks: dict[PhaseName, _Peak] = {}
+    stages: dict[Stage, int] = {}
     sizes: list[int] = [0] * len(trace.storages)
     curve: list[Moment] = []
-    after_load = 0
+    after_load = step = 0
     stride = max(1, len(trace.events) // TIMELINE_POINTS)
     for mark, start, end in trace.spans():
         phase = PHASE_OF[mark.stage]
         peak = peaks.setdefault(phase, _Peak())
         if phase != "load" and not after_load:
             after_load = allocator.allocated
-            if empty_cache_after_load:
-                allocator.empty_cache()
+        if empty_cache_every and mark.step > step and mark.step % empty_cache_every == 0:
+            allocator.empty_cache()
+        step = mark.step
         for position in range(start, end):
             event = trace.events[position]
             if event < 0:
@@ -75,6 +76,7 @@ def replay(
                 if allocator.allocated > peak.allocated:
                     peak.allocated, peak.position = allocator.allocated, position
                 peak.reserved = max(peak.reserved, allocator.reserved)
+                stages[mark.stage] = max(stages.get(mark.stage, 0), allocator.allocated)
             if position % stride == 0:
                 curve.append(
                     Moment(step=mark.step, phase=phase, allocated=allocator.allocated, reserved=allocator.reserved)
@@ -84,6 +86,7 @@ def replay(
     held = _held(trace, sizes, {name: peaks[name].position for name in found}, vocab_size)
     return Replayed(
         phases=tuple(_phase(name, peaks[name], held[name], trace) for name in found),
+        stages=stages,
         peak_allocated=allocator.peak_allocated,
         peak_reserved=allocator.peak_reserved,
         after_load=after_load,

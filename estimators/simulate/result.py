@@ -3,6 +3,7 @@
 from pydantic import NonNegativeInt
 
 from estimators.answer import Component, PhaseName
+from estimators.simulate.trace import Stage
 from profiles.record import Record
 
 
@@ -31,10 +32,11 @@ class Simulation(Record):
     """A simulated run: `layers_traced` of `layers` were traced, the rest repeated. Bytes; seconds of wall time here.
 
     `after_load`: allocated when the model, its adapters and the optimizer stand ready. `end_allocated`,
-    `end_reserved`: after the last step.
+    `end_reserved`: after the last step. `stages`: highest allocated bytes in each stage of the loop.
     """
 
     phases: tuple[PhasePeak, ...]
+    stages: dict[Stage, int]
     peak_allocated: int
     peak_reserved: int
     after_load: int

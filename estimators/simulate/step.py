@@ -8,6 +8,7 @@ import torch
 
 from estimators.regime import Regime
 from estimators.simulate.build import DTYPES, Built
+from estimators.simulate.job import Job
 from estimators.simulate.load import DEVICE, layer_index
 from estimators.simulate.loss import Batch, loss_function
 from estimators.simulate.optimizers import make_optimizer
@@ -16,10 +17,9 @@ from profiles.model import ModelSpec
 from profiles.plan import Plan
 
 
-def run_steps(
-    built: Built, plan: Plan, spec: ModelSpec, regime: Regime, tracker: Tracker, batches: tuple[tuple[int, int], ...]
-) -> None:
+def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches: tuple[tuple[int, int], ...]) -> None:
     """Run one optimizer step for each (micro_batch_size, padded length) of `batches`."""
+    plan, spec = job.plan, job.model
     loss_of = loss_function(
         regime.loss, built.model, use_cache=regime.use_cache, to_fp32=regime.outputs_to_fp32 and regime.autocast
     )
@@ -43,10 +43,13 @@ def run_steps(
             del batch
             if not regime.keep_outputs:
                 outputs = None
+            tracker.enter("loss_backward")
             loss.backward()
             loss = loss.detach()
             _name_gradients(built, tracker)
         _update(built, plan, optimizer, tracker)
+        if job.release_outputs:
+            outputs = None
         gc.collect()
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-Stage = Literal["load", "data", "forward", "loss", "backward", "clip", "optimizer", "zero"]
+Stage = Literal["load", "data", "forward", "loss", "loss_backward", "backward", "clip", "optimizer", "zero"]
 
 
 @dataclass(slots=True)

@@ -52,9 +52,10 @@ def run_job(job: Job) -> Simulation:
         max_split_size=_max_split_size(plan.method_options.get("max_split_size_mb")),
         expandable_segments=plan.expandable_segments,
     )
-    found = replay(trace, allocator, vocab_size=job.model.vocab_size)
+    found = replay(trace, allocator, vocab_size=job.model.vocab_size, empty_cache_every=job.empty_cache_every)
     return Simulation(
         phases=found.phases,
+        stages=found.stages,
         peak_allocated=found.peak_allocated,
         peak_reserved=found.peak_reserved,
         after_load=found.after_load,
@@ -104,7 +105,7 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
         with FakeTensorMode(allow_non_fake_inputs=True), tracker:
             built = build(plan, spec, regime, tracker, num_layers=layers)
             trainable = built.trainable(spec.num_hidden_layers)
-            run_steps(built, plan, spec, regime, tracker, batches)
+            run_steps(built, job, regime, tracker, batches)
             trace = tracker.finish()
     except AdviseError:
         raise
