@@ -119,6 +119,8 @@ def last_checkpoint():
 
 def main(resume):
     """Load, train, save."""
+    if not resume and any(CHECKPOINTS.glob("checkpoint-*")):  # of two runs in one folder a resume could take either
+        raise SystemExit("runs/ holds an earlier run: add --resume to go on with it, or move runs/ away.")
     PartialState()  # picks this process's GPU before anything is loaded
     training = CONFIG["training"]
     set_seed(training["seed"])  # adapters are initialised before the trainer would do this
@@ -179,11 +181,13 @@ def main(resume):
         progress.write("end", status="stopped", step=trainer.state.global_step)
         print("Stopped. `python train.py --resume` goes on from the checkpoint.")
         raise SystemExit(130)
-    if eval_rows is not None:
+    history = trainer.state.log_history
+    evaluated = any("eval_loss" in entry and entry["step"] == trainer.state.global_step for entry in history)
+    if eval_rows is not None and (training["load_best_model_at_end"] or not evaluated):
         trainer.evaluate()
     trainer.save_model("model")
     progress.write("end", status="finished", step=trainer.state.global_step)
-    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
     print(json.dumps({"steps": trainer.state.global_step, "eval_losses": losses}))
 
 
