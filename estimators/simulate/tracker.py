@@ -6,7 +6,7 @@ selects (all of them: the longest case).
 
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -179,10 +179,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
 
     def _run(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The operation itself, or its longest outcome where that depends on data."""
-        if name == "aten::index" and args[1] and args[1][0] is not None and args[1][0].dtype == torch.bool:
-            mask, source = args[1][0], args[0]
-            shape = (mask.numel(), *source.shape[mask.dim() :])
-            return torch.empty(shape, dtype=source.dtype, device=source.device)
+        if name == "aten::index":
+            return func(args[0], _all_selected(args[1]), *args[2:], **kwargs)
         if name == "aten::nonzero":
             return torch.empty((args[0].numel(), args[0].dim()), dtype=torch.long, device=args[0].device)
         if name == "aten::_index_put_impl_" and args[1][0].dtype == torch.bool:
@@ -194,3 +192,15 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
             a, ca, cb = args[0], args[1], args[2]
             return torch.empty((*ca.shape[:-1], cb.shape[0]), device=a.device, dtype=a.dtype), None
         return func(*args, **kwargs)
+
+
+def _all_selected(indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """Boolean masks as the positions that they select when all is true (indexing does the same, with nonzero)."""
+    out: list[torch.Tensor | None] = []
+    for index in indices:
+        if index is None or index.dtype != torch.bool:
+            out.append(index)
+        else:
+            position = torch.empty(index.numel(), dtype=torch.long, device=index.device)
+            out += [position] * index.dim()
+    return out

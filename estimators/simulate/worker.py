@@ -118,6 +118,8 @@ def _uniform(job: Job) -> bool:
     """Whether all layers are alike, so that some can stand for all."""
     if len(job.model.layers) != 1 or job.model.kind == "encoder-decoder" or job.plan.method == "freeze":
         return False
+    if any("layer" in option for option in job.plan.method_options):
+        return False  # the method itself names layers
     kinds: Any = job.model.config.get("layer_types")
     return not kinds or len(set(kinds)) == 1
 
