@@ -1,0 +1,125 @@
+"""Learn from a run: its folder becomes a Measurement, which is compared with the prediction and stored."""
+
+import math
+import platform
+from collections.abc import Callable
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+
+from advisor.emit import Forecast
+from advisor.launch.folder import METRICS, load_run_file, read_state
+from advisor.launch.metrics import Course, read_course
+from estimators.interval import Interval
+from profiles.errors import InvalidInputError
+from profiles.measurement import Environment, Measurement
+from profiles.store import Store
+from profiles.units import format_bytes, format_count, format_duration
+
+
+def measure_run(folder: Path) -> Measurement:
+    """What the run in `folder` did.
+
+    Raises:
+        InvalidInputError: it is no run folder, has not logged a step, or is still running.
+    """
+    folder = folder.absolute()
+    run, state, course = load_run_file(folder), read_state(folder), read_course(folder / METRICS)
+    if state is not None and state.status == "running":
+        raise InvalidInputError(str(folder), "is still running", "Wait for its end.")
+    if course.start is None or not course.steps:
+        raise InvalidInputError(str(folder), "has not logged any step", "`ftadvise launch` runs it.")
+    finished = course.end is not None and course.end.status == "finished"
+    forecast = run.forecast
+    losses = [loss for loss in course.losses if math.isfinite(loss)]
+    return Measurement(
+        id=_name(run.model, run.plan.method, course),
+        date=_date(course),
+        plan=run.plan,
+        environment=Environment(hardware=_hardware(course), versions=course.start.versions),
+        model_parameters=run.model_parameters,
+        trainable_parameters=course.start.trainable_parameters or run.trainable_parameters,
+        steps=course.step,
+        step_seconds_median=course.step_seconds,
+        tokens_per_second=course.tokens_per_second,
+        first_loss=losses[0] if losses else None,
+        last_loss=losses[-1] if losses else None,
+        eval_loss_before=_eval_loss(course, first=True),
+        eval_loss_after=_eval_loss(course, first=False),
+        peak_allocated=course.peak("allocated"),
+        peak_reserved=course.peak("reserved"),
+        peak_process=course.peak("process"),
+        predicted_device=forecast.device.expected if forecast else None,
+        predicted_step_seconds=forecast.step_seconds.expected if forecast and forecast.step_seconds else None,
+        finished=finished,
+        notes="" if course.diverged_at is None else f"the loss was no finite number at step {course.diverged_at}",
+    )
+
+
+def record_run(folder: Path, store: Store | None = None) -> Measurement:
+    """Measure the run and keep the measurement. Raises AdviseError as `measure_run` and the store do."""
+    measurement = measure_run(folder)
+    (store or Store()).measurements.add(measurement)
+    return measurement
+
+
+def compare(measurement: Measurement, forecast: Forecast | None) -> tuple[str, ...]:
+    """Predicted against measured, a line each; a CPU run has no device memory to compare."""
+    lines: list[str] = []
+    for name, title in (("allocated", "allocated memory"), ("reserved", "reserved memory")):
+        peak = getattr(measurement, f"peak_{name}")
+        if peak is not None:
+            lines.append(_line(title, peak, getattr(forecast, name, None), format_bytes))
+    if not lines and measurement.peak_process is not None:
+        lines.append(
+            f"memory of the process: measured {format_bytes(measurement.peak_process)} (no GPU, no prediction)"
+        )
+    for measured, title, predicted, show in (
+        (measurement.step_seconds_median, "a step", forecast and forecast.step_seconds, format_duration),
+        (measurement.tokens_per_second, "tokens/s", forecast and forecast.tokens_per_second, format_count),
+    ):
+        if measured is not None:
+            lines.append(_line(title, measured, predicted, show))
+    before, after = measurement.eval_loss_before, measurement.eval_loss_after
+    if before is not None and after is not None:
+        verdict = "better" if after < before else "not better"
+        lines.append(f"held-out loss: {before:.4f} before, {after:.4f} after ({verdict})")
+    return tuple(lines)
+
+
+def _line(title: str, measured: float, predicted: Interval | None, show: Callable[[float], str]) -> str:
+    if predicted is None:
+        return f"{title}: measured {show(measured)}"
+    error = (predicted.expected - measured) / measured if measured else math.inf
+    inside = "inside" if predicted.low <= measured <= predicted.high else "outside"
+    return (
+        f"{title}: measured {show(measured)}, predicted {show(predicted.expected)} ({error:+.1%}), "
+        f"{inside} the predicted {show(predicted.low)} to {show(predicted.high)}"
+    )
+
+
+def _eval_loss(course: Course, *, first: bool) -> float | None:
+    """Before: of step 0. After: the last one, if any came later."""
+    at_start = [loss for step, loss in course.eval_losses if step == 0 and math.isfinite(loss)]
+    later = [loss for step, loss in course.eval_losses if step > 0 and math.isfinite(loss)]
+    chosen = at_start[:1] if first else later[-1:]
+    return chosen[0] if chosen else None
+
+
+def _hardware(course: Course) -> str:
+    start = course.start
+    if start is None or start.device in (None, "cpu"):
+        return f"cpu: {platform.processor() or platform.machine()}"
+    return f"{start.processes or 1}x {start.device}"
+
+
+def _date(course: Course) -> str:
+    seconds = course.steps[-1].time
+    return (datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)).date().isoformat()
+
+
+def _name(model: str, method: str, course: Course) -> str:
+    """Readable, and the same for the same run: model, method, day, and a hash of when its steps ended."""
+    safe = "".join(c if c.isascii() and c.isalnum() else "-" for c in model.rstrip("/").rpartition("/")[2])[:40]
+    stamp = sha256(f"{model}|{course.steps[0].time}|{course.steps[-1].time}".encode()).hexdigest()[:8]
+    return f"{safe.strip('-') or 'model'}-{method}-{_date(course)}-{stamp}"
