@@ -33,12 +33,13 @@ class LayerProfile:
     """Lines (bytes per token, constant bytes), relative to before the layer.
 
     saved: alive after forward because of backward; nothing under gradient checkpointing, where the layer's input is
-    held and counted by whoever stacks the layers. backward: highest points from the incoming gradient on, with what
-    this layer saved, or under checkpointing with the forward run again. left: constant bytes that stay for good
-    (parameter gradients).
+    held and counted by whoever stacks the layers. forward: highest points of the forward (plain only). backward:
+    highest points from the incoming gradient on, with what this layer saved, or under checkpointing with the forward
+    run again. left: constant bytes that stay for good (parameter gradients).
     """
 
     saved: Line
+    forward: tuple[Line, ...]
     backward: tuple[Line, ...]
     left: float
 
@@ -52,12 +53,13 @@ def _plain(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Lay
     tape = Tape()
     x = tape.tensor(input_width(block), regime.residual, setup.input_requires_grad)
     out = _forward(tape, x, block, regime, setup, seq_len)
+    forward = tape.envelope()
     tape.drop(out)
     saved = (tape.per_token, tape.constant)
     out.grad = tape.alloc(out.width * out.itemsize)
     tape.mark()
     tape.backward()
-    return LayerProfile(saved=saved, backward=tape.envelope(), left=tape.constant)
+    return LayerProfile(saved=saved, forward=forward, backward=tape.envelope(), left=tape.constant)
 
 
 def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> LayerProfile:
@@ -81,7 +83,7 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
     tape.mark()
     tape.backward()
     lines = [*((a + pending[0], b + pending[1]) for a, b in again), *tape.lines]
-    return LayerProfile(saved=(0.0, 0.0), backward=upper_envelope(lines), left=tape.constant)
+    return LayerProfile(saved=(0.0, 0.0), forward=(), backward=upper_envelope(lines), left=tape.constant)
 
 
 def _forward(tape: Tape, x: Tensor, block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Tensor:

@@ -44,15 +44,16 @@ def estimate_memory(
     """
     memory = memory_model(plan, model, hardware.gpu)
     phases = memory.phases(plan.micro_batch_size)
-    name, parts = max(phases, key=_total)
-    allocated = allocated_interval(_total((name, parts)), plan)
-    dynamic = sum(n_bytes for component, n_bytes in parts if component in COMES_AND_GOES)
-    reserved = reserved_interval(allocated, dynamic=dynamic, plan=plan, regime=memory.regime)
+    totals = [sum(n_bytes for _, n_bytes in parts) for _, parts in phases]
+    highest = max(totals)
+    dynamic = [sum(n_bytes for name, n_bytes in parts if name in COMES_AND_GOES) for _, parts in phases]
+    allocated = allocated_interval(highest, plan)
+    reserved = reserved_interval(allocated, tuple(zip(totals, dynamic, strict=True)), plan=plan, regime=memory.regime)
     context = context_bytes(hardware.gpu)
     return MemoryEstimate(
         basis="analytic",
         phases=tuple(_phase(*phase) for phase in phases),
-        peak_phase=name,
+        peak_phase=phases[totals.index(highest)][0],
         allocated=allocated,
         reserved=reserved,
         device=Interval(
@@ -64,10 +65,6 @@ def estimate_memory(
         trainable_parameters=memory.trainable_parameters,
         assumptions=_assumptions(plan, model, memory.regime, hardware),
     )
-
-
-def _total(phase: tuple[PhaseName, Parts]) -> float:
-    return sum(n_bytes for _, n_bytes in phase[1])
 
 
 def _phase(name: PhaseName, parts: Parts) -> Phase:
@@ -119,6 +116,7 @@ class MemoryModel:
         logits = max(_at(head.forward, tokens) + self._cast_copies + held, _at(head.backward, tokens))
         phases: list[tuple[PhaseName, Parts]] = [
             ("load", [("base_weights", standing.base), ("other", standing.largest_load)]),
+            ("forward_end", self._last_forward(fixed, gradients, saved, tokens, held)),
             ("loss", [*fixed, ("gradients", gradients), ("saved_activations", saved), ("logits", logits)]),
             ("layer_backward", self._layer_backward(fixed, gradients, saved, checkpoint, tokens, held)),
         ]
@@ -146,6 +144,19 @@ class MemoryModel:
             mask = float(MASK_BYTES * self.seq_len * tokens)
         return INPUT_BYTES * tokens + rotary + mask
 
+    def _last_forward(self, fixed: Parts, gradients: float, saved: float, tokens: int, held: float) -> Parts:
+        """The last layer's forward makes more than it saves. Under checkpointing its second run makes more still."""
+        working = max(
+            (_at(p.forward, tokens) - _point(p.saved, tokens) for _, p in self._layers if p.forward), default=0.0
+        )
+        return [
+            *fixed,
+            ("gradients", gradients),
+            ("saved_activations", saved),
+            ("layer_working_set", working),
+            ("logits", held),
+        ]
+
     def _layer_backward(
         self, fixed: Parts, gradients: float, saved: float, checkpoint: float, tokens: int, held: float
     ) -> Parts:
@@ -171,9 +182,10 @@ class MemoryModel:
         return max(candidates, key=lambda parts: sum(n_bytes for _, n_bytes in parts))
 
     def _embedding_backward(self, fixed: Parts, tokens: int, held: float) -> Parts:
-        """embedding_dense_backward: a dense gradient; of a tied head it is a second one, added to the first."""
+        """embedding_dense_backward: a dense gradient. Of a tied head it is the second one: the engine adds the two into
+        a third before the parameter gets any."""
         model, regime = self.model, self.regime
-        second = model.embeddings[0].parameters * regime.rest if model.tie_word_embeddings else 0
+        second = 2 * model.embeddings[0].parameters * regime.rest if model.tie_word_embeddings else 0
         incoming = regime.residual * model.hidden_size * tokens
         gradients = self.standing.gradients
         return [*fixed, ("gradients", gradients), ("layer_working_set", float(second + incoming)), ("logits", held)]
