@@ -8,7 +8,7 @@ from math import ceil
 from profiles.calibration import Calibration
 from profiles.efficiency import load_efficiencies
 from profiles.gpu import DType, GpuSpec
-from profiles.units import GB, flops_from_tflops
+from profiles.units import GB, MIB, flops_from_tflops
 
 # The shapes of the curves; their sizes are data (profiles/data/efficiency.json).
 ROOFLINE_NORM = 1.5  # p-norm of compute and memory time: fits Vidur's A100, H100 and A40 GEMM profiles (below)
@@ -40,6 +40,8 @@ class Rates:
     tile_loss: float
     depth_loss: float
     sm_count: int
+    l2_bytes: float
+    l2_gain: float
     overlap: float
     sharded_layer: float
     experts: float
@@ -103,6 +105,8 @@ def rates_of(
         tile_loss=c["tile_loss"],
         depth_loss=c["depth_loss"],
         sm_count=gpu.sm_count or DEFAULT_SM_COUNT,
+        l2_bytes=(gpu.l2_mb or 0.0) * MIB,
+        l2_gain=c["l2_gain"],
         overlap=c["communication_overlap"],
         sharded_layer=c["sharded_layer_seconds"],
         experts=c["experts"],
@@ -152,6 +156,15 @@ def matmul_seconds(
     n_bytes = itemsize * (weights_read * n_in * n_out + tokens * (n_in + n_out))
     memory = n_bytes / rates.matmul_bandwidth
     return float((compute**ROOFLINE_NORM + memory**ROOFLINE_NORM) ** (1 / ROOFLINE_NORM))
+
+
+def elementwise_seconds(rates: Rates, n_bytes: float, *, tensor_bytes: float) -> float:
+    """Kernels that move `n_bytes` in tensors of `tensor_bytes`: faster where a tensor stays in the L2 cache.
+
+    t = bytes / (bandwidth (1 + gain min(1, L2 / (2 tensor)))); a kernel's input and output both want to stay.
+    """
+    kept = min(1.0, rates.l2_bytes / (2 * tensor_bytes))
+    return n_bytes / (rates.bandwidth * (1 + rates.l2_gain * kept))
 
 
 def smooth_max(a: float, b: float, norm: float = STEP_NORM) -> float:

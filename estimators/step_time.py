@@ -12,7 +12,7 @@ from typing import Any
 
 from estimators.answer import WorkItem
 from estimators.communication import Collective, collective_seconds, is_sharded, micro_batch_traffic, step_traffic
-from estimators.efficiency import Rates, flash_share_of_peak, matmul_seconds, smooth_max
+from estimators.efficiency import Rates, elementwise_seconds, flash_share_of_peak, matmul_seconds, smooth_max
 from estimators.flops import (
     ATTENTION_BACKWARD,
     Passes,
@@ -173,7 +173,8 @@ def _adapter(
     n_bytes = layers * tokens * units * (thin + cast + dropout + combine)
     flops = layers * tokens * 2.0 * rank * (n_in + n_out) * (passes.forward + passes.recompute + 2)
     in_fp32 = regime.adapter == FP32 and not regime.autocast
-    seconds = n_bytes / rates.bandwidth + flops / (rates.matmul_fp32 if in_fp32 else rates.matmul)
+    seconds = elementwise_seconds(rates, n_bytes, tensor_bytes=tokens * n_in * c)
+    seconds += flops / (rates.matmul_fp32 if in_fp32 else rates.matmul)
     out.of("adapters").add(flops=flops, n_bytes=n_bytes, seconds=seconds)
     launches = LORA_FUSED_LAUNCHES if regime.fused_kernels else LORA_LAUNCHES + (2 if plan.lora_dropout else 0)
     out.launches += layers * launches * (2 + passes.recompute)
@@ -203,7 +204,7 @@ def _attention(
         flops = once * (forwards + ATTENTION_BACKWARD)
         best = rates.attention if regime.kernel == "flash" else rates.attention_efficient
         if c == FP32:
-            best = min(best, rates.matmul_fp32)
+            best *= rates.matmul_fp32 / rates.matmul
         n_bytes = batch.tokens * layers * c * (3 * a.q_width + 2 * v_width) * (forwards + 2)
         seconds = flops / (best * flash_share_of_peak(batch.attended)) + n_bytes / rates.bandwidth
         out.of("attention").add(flops=flops, n_bytes=n_bytes, seconds=seconds)
@@ -242,7 +243,8 @@ def _elementwise(
     if regime.autocast and a == FP32:
         n_bytes += 4 * (a + c) * hidden  # a cast before each linear
     n_bytes *= layers * tokens * (passes.forward + passes.recompute + BACKWARD_ELEMENTWISE)
-    out.of("elementwise").add(n_bytes=n_bytes, seconds=n_bytes / rates.bandwidth)
+    seconds = elementwise_seconds(rates, n_bytes, tensor_bytes=tokens * hidden * c)
+    out.of("elementwise").add(n_bytes=n_bytes, seconds=seconds)
 
 
 def _activation_width(block: Block) -> int:
