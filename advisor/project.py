@@ -75,7 +75,7 @@ def _write_data(plan: Plan, dataset: Any, folder: Path) -> None:
 
 
 def _has_chat_template(ref: str | dict[str, Any], format_name: str) -> bool:
-    """As the model's tokenizer says; if it is not at hand, instructions are written as plain prompts, chats as chats."""
+    """As the tokenizer says; if it is not at hand, instructions become plain prompts and chats stay chats."""
     tokenizer = find_tokenizer(ref)
     if tokenizer is None:
         return format_name != "alpaca"

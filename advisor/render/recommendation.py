@@ -1,69 +1,76 @@
-"""A recommendation on the screen."""
-
-from rich.console import Console
-from rich.text import Text
+"""A recommendation as a page: what, the numbers, why, why not the others, risks, and what to type next."""
 
 from advisor.explain import describe_run
 from advisor.recommendation import Candidate, Recommendation
-from advisor.render.console import make_console
-from advisor.render.memory_bar import memory_bar
+from advisor.render.memory_bar import draw_memory
+from advisor.render.page import Page
 from advisor.render.plan import describe_plan
-from advisor.render.prose import bullets, field, heading, item
 from advisor.render.speed import describe_speed
+from estimators.answer import MemoryEstimate
 from estimators.methods import get_method
 from profiles.platform import load_platforms
 from profiles.units import format_bytes, format_count
 
+NEAREST = 5
 
-def print_recommendation(recommendation: Recommendation, console: Console | None = None) -> None:
-    """Print the answer: what, the numbers, why, why not the others, risks, and what to type next."""
-    console = console or make_console()
-    _print_facts(recommendation, console)
+
+def render_recommendation(recommendation: Recommendation, width: int | None = None) -> Page:
+    """The whole answer."""
+    page = Page(width)
+    _add_facts(page, recommendation)
     if recommendation.best is None:
-        _print_no_fit(recommendation, console)
+        _add_no_fit(page, recommendation)
     else:
-        _print_best(recommendation, recommendation.best, console)
-    bullets(console, "Assumptions", recommendation.assumptions)
+        _add_best(page, recommendation, recommendation.best)
+    page.bullets("Assumptions", recommendation.assumptions)
     if recommendation.next_commands:
-        heading(console, "Next")
-        for line in recommendation.next_commands:
-            console.print(Text(f"  {line}"), soft_wrap=True)
+        page.heading("Next")
+    for command in recommendation.next_commands:
+        page.line(f"  {command}")
+    return page
 
 
-def _print_facts(recommendation: Recommendation, console: Console) -> None:
-    model, hardware = recommendation.model, recommendation.hardware
-    count = f"{hardware.n_gpus} x " if hardware.n_gpus > 1 else ""
+def describe_device(memory: MemoryEstimate) -> str:
+    """Expected peak, its interval and the budget."""
+    device = memory.device
+    span = f"{format_bytes(device.low)} to {format_bytes(device.high)}"
+    return f"{format_bytes(device.expected)} ({span}) of {format_bytes(memory.budget)}"
+
+
+def _add_facts(page: Page, recommendation: Recommendation) -> None:
+    model, hardware, data = recommendation.model, recommendation.hardware, recommendation.data
     active = ""
     if model.active_parameters < model.parameters:
         active = f", {format_count(model.active_parameters)} active"
-    field(console, "Model", f"{model.name} ({format_count(model.parameters)} parameters{active})")
-    field(console, "Hardware", f"{count}{hardware.gpu.name}, {format_bytes(hardware.gpu.memory_bytes)}")
-    data = recommendation.data
+    page.field("Model", f"{model.name} ({format_count(model.parameters)} parameters{active})")
+    count = f"{hardware.n_gpus} x " if hardware.n_gpus > 1 else ""
+    page.field("Hardware", f"{count}{hardware.gpu.name}, {format_bytes(hardware.gpu.memory_bytes)}")
     if data.examples is not None and data.mean_len is not None:
         said = f"{format_count(data.examples)} examples, {data.mean_len:.0f} tokens on average"
-        field(console, "Data", f"{said} ({data.basis})")
+        page.field("Data", f"{said} ({data.basis})")
 
 
-def _print_best(recommendation: Recommendation, best: Candidate, console: Console) -> None:
-    plan, memory = best.plan, best.memory
-    title = f"{get_method(plan.method).title} on {load_platforms()[plan.platform].name}"
-    console.print()
-    console.print(Text("Fits: ", style="bold green") + Text(title, style="bold"))
+def _add_best(page: Page, recommendation: Recommendation, best: Candidate) -> None:
+    plan = best.plan
+    page.line()
+    page.line(f"Fits: {get_method(plan.method).title} on {load_platforms()[plan.platform].name}", fg="green", bold=True)
     for name, value in describe_plan(plan):
-        field(console, name, value)
-    device = f"{format_bytes(memory.device.expected)} ({format_bytes(memory.device.low)} to "
-    device += f"{format_bytes(memory.device.high)}) of {format_bytes(memory.budget)}"
-    field(console, "Peak memory", device)
-    field(console, "Speed", describe_speed(best.speed))
-    field(console, "Run", describe_run(best))
-    console.print()
-    console.print(memory_bar(memory, console.width))
-    bullets(console, "Why", recommendation.reasons)
-    _print_runner_ups(recommendation, console)
-    _print_risks(recommendation, console)
+        page.field(name, value)
+    page.field("Peak memory", describe_device(best.memory))
+    page.field("Speed", describe_speed(best.speed))
+    page.field("Run", describe_run(best))
+    page.line()
+    draw_memory(page, best.memory)
+    page.bullets("Why", recommendation.reasons)
+    page.bullets("Why not", _runner_ups(recommendation))
+    page.line("  `ftadvise plans` with the same options shows all combinations.", dim=True)
+    if recommendation.risks:
+        page.heading("Risks")
+    for risk in recommendation.risks:
+        page.hang(f"  {risk.id}  ", f"{risk.title}: {risk.finding}. Guard: {risk.guard}.")
 
 
-def _print_runner_ups(recommendation: Recommendation, console: Console) -> None:
+def _runner_ups(recommendation: Recommendation) -> list[str]:
     lines = []
     for runner_up in recommendation.runner_ups:
         plan, speed = runner_up.candidate.plan, runner_up.candidate.speed
@@ -71,26 +78,16 @@ def _print_runner_ups(recommendation: Recommendation, console: Console) -> None:
         peak = format_bytes(runner_up.candidate.memory.device.expected)
         name = f"{get_method(plan.method).title} {plan.quantization} on {load_platforms()[plan.platform].name}"
         lines.append(f"{name} ({peak}{rate}): {runner_up.why_not}")
-    bullets(console, "Why not", lines)
-    console.print(Text("  `ftadvise plans` with the same options shows all combinations.", style="dim"))
+    return lines
 
 
-def _print_risks(recommendation: Recommendation, console: Console) -> None:
-    if recommendation.risks:
-        heading(console, "Risks")
-    for risk in recommendation.risks:
-        item(console, risk.id, f"{risk.title}: {risk.finding}. Guard: {risk.guard}.")
-
-
-def _print_no_fit(recommendation: Recommendation, console: Console) -> None:
-    console.print()
-    said = "Nothing surely fits." if recommendation.verdict == "tight" else "Nothing fits."
-    console.print(Text(said, style="bold red"))
+def _add_no_fit(page: Page, recommendation: Recommendation) -> None:
+    page.line()
+    page.line("Nothing surely fits." if recommendation.verdict == "tight" else "Nothing fits.", fg="red", bold=True)
     nearest = sorted((d for d in recommendation.dropped if d.needs_gib is not None), key=lambda d: d.needs_gib or 0)
     nearest += [d for d in recommendation.dropped if d.rule in ("max-hours", "max-usd")]
-    bullets(
-        console,
+    page.bullets(
         "Nearest",
-        (f"{get_method(d.method).title} {d.quantization}, {d.platform}: {d.reason}" for d in nearest[:5]),
+        (f"{get_method(d.method).title} {d.quantization}, {d.platform}: {d.reason}" for d in nearest[:NEAREST]),
     )
-    bullets(console, "What would help", recommendation.way_out)
+    page.bullets("What would help", recommendation.way_out)

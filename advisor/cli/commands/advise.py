@@ -27,7 +27,7 @@ def command(as_json: bool, **fields: Any) -> int:
 
         click.echo(answer_envelope("advise", recommendation))
     else:
-        from advisor.render.recommendation import print_recommendation
+        from advisor.render.recommendation import render_recommendation
 
-        print_recommendation(recommendation)
+        render_recommendation(recommendation).show()
     return 0 if recommendation.verdict == "fits" else 1

@@ -37,9 +37,9 @@ def command(plan_path: str | None, out: str, force: bool, as_json: bool, **field
     else:
         recommendation = advise(request)
         if recommendation.best is None:
-            from advisor.render.recommendation import print_recommendation
+            from advisor.render.recommendation import render_recommendation
 
-            print_recommendation(recommendation)
+            render_recommendation(recommendation).show()
             return 1
         candidate = recommendation.best
     known = facts(request)
@@ -50,7 +50,7 @@ def command(plan_path: str | None, out: str, force: bool, as_json: bool, **field
 
         click.echo(answer_envelope("emit", emission))
     else:
-        from advisor.render.emission import print_emission
+        from advisor.render.emission import render_emission
 
-        print_emission(emission, out, with_data=request.data is not None)
+        render_emission(emission, out, with_data=request.data is not None).show()
     return 0 if candidate.memory.verdict == "fits" else 1

@@ -71,9 +71,9 @@ def command(
 
         click.echo(answer_envelope("estimate", answer))
     else:
-        from advisor.render.estimate import print_estimate
+        from advisor.render.estimate import render_estimate
 
-        print_estimate(answer)
+        render_estimate(answer).show()
     return 0 if answer.verdict == "fits" else 1
 
 

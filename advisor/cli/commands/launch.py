@@ -1,0 +1,41 @@
+"""`ftadvise launch`: run an emitted folder."""
+
+from pathlib import Path
+
+import click
+
+from profiles.errors import UnknownNameError
+
+STOPPED = 130
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  ftadvise launch run
+  ftadvise launch run --resume
+
+\b
+Ctrl-C stops after the step at hand, with a checkpoint; a second one kills the run.
+Exit codes: 0 finished, 1 failed, 2 could not start, 130 stopped.
+"""
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@click.option("--restart", is_flag=True, help="Begin again; the earlier run is kept aside.")
+@click.option("--python", metavar="PATH", help="Interpreter that has the run's packages.")
+@click.option("--launcher", default="local", show_default=True, help="How to run it.")
+@click.option("--json", "as_json", is_flag=True, help="Progress as JSON lines.")
+def command(folder: Path, resume: bool, restart: bool, python: str | None, launcher: str, as_json: bool) -> int:
+    """Run what `emit` wrote, show its progress, and compare it with the forecast."""
+    from advisor.launch import launchers, load_run_file
+    from advisor.launch.monitor import choose_reporter
+    from advisor.render.console import make_console
+
+    if launcher not in launchers():
+        raise UnknownNameError("launcher", launcher, (), f"Launchers: {', '.join(launchers())}.")
+    run = load_run_file(folder)
+    reporter = choose_reporter(as_json=as_json, forecast=run.forecast, console=make_console())
+    with reporter:
+        state = launchers()[launcher].run(folder, reporter, python=python, resume=resume, restart=restart)
+    return {"finished": 0, "stopped": STOPPED}.get(state.status, 1)
