@@ -38,6 +38,7 @@ PRIORS: dict[str, tuple[float, float]] = {
     "communication_overlap": (0.8, 0.15),
     "sharded_layer_seconds": (1e-3, 0.7),
     "experts": (1.3, 0.2),
+    "adapters": (0.8, 0.3),
     "nvlink_share": (0.75, 0.15),
     "pcie_share_pair": (0.40, 0.4),
 }

@@ -24,7 +24,7 @@ def collective_seconds(kind: Collective, *, n_bytes: float, n_gpus: int, bandwid
 
 
 def micro_batch_traffic(
-    sharding: Sharding, *, weights: float, gradients: float, checkpointing: bool
+    sharding: Sharding, *, weights: float, gradients: float
 ) -> tuple[tuple[Collective, float], ...]:
     """Collectives of every micro-batch, with the bytes each moves.
 

@@ -45,6 +45,8 @@ class Rates:
     overlap: float
     sharded_layer: float
     experts: float
+    adapters: float
+    int8: float
     step_time_factor: float
 
 
@@ -110,6 +112,8 @@ def rates_of(
         overlap=c["communication_overlap"],
         sharded_layer=c["sharded_layer_seconds"],
         experts=c["experts"],
+        adapters=c["adapters"],
+        int8=c["int8_matmul"],
         step_time_factor=c.get("step_time_factor", 1.0),
     )
 

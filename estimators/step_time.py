@@ -143,6 +143,8 @@ def _matmul(
     n = layers * passes.total
     if linear.copies > 1:
         once *= rates.experts
+    if regime.quantized == 8:
+        once *= rates.int8
     n_bytes = regime.compute * (weight * read + routed * (linear.in_features + linear.out_features))
     out.of("matmul").add(flops=2.0 * routed * weight * n, n_bytes=n_bytes * n, seconds=once * n)
     if linear.kind == "parameter":
@@ -173,7 +175,7 @@ def _adapter(
     n_bytes = layers * tokens * units * (thin + cast + dropout + combine)
     flops = layers * tokens * 2.0 * rank * (n_in + n_out) * (passes.forward + passes.recompute + 2)
     in_fp32 = regime.adapter == FP32 and not regime.autocast
-    seconds = elementwise_seconds(rates, n_bytes, tensor_bytes=tokens * n_in * c)
+    seconds = elementwise_seconds(rates, n_bytes, tensor_bytes=tokens * n_in * c) * rates.adapters
     seconds += flops / (rates.matmul_fp32 if in_fp32 else rates.matmul)
     out.of("adapters").add(flops=flops, n_bytes=n_bytes, seconds=seconds)
     launches = LORA_FUSED_LAUNCHES if regime.fused_kernels else LORA_LAUNCHES + (2 if plan.lora_dropout else 0)
@@ -320,7 +322,7 @@ def communication_seconds(
     weights = matmuls * per_weight + rest * regime.compute
     trained = method.trainable_parameters(model, plan)
     gradients = trained * (regime.compute if method.trains_base else regime.adapter)
-    micro = micro_batch_traffic(plan.sharding, weights=weights, gradients=gradients, checkpointing=regime.checkpointing)
+    micro = micro_batch_traffic(plan.sharding, weights=weights, gradients=gradients)
     step = step_traffic(plan.sharding, gradients=gradients, trained=trained * regime.trained)
 
     def seconds(traffic: tuple[tuple[Collective, float], ...]) -> float:

@@ -88,7 +88,7 @@ def estimate_speed(
         return None
     steps.sort(key=lambda s: s.seconds)
     middle = steps[len(steps) // 2]
-    low, high = _margins(hardware, calibration, constants)
+    low, high = _margins(plan, hardware, calibration, constants)
     seconds = Interval(low=steps[0].seconds * exp(-low), expected=middle.seconds, high=steps[-1].seconds * exp(high))
     tokens = Interval(
         low=middle.real_tokens / seconds.high,
@@ -235,7 +235,7 @@ def _as_card(cpu: GpuSpec, constants: Mapping[str, float]) -> GpuSpec:
 
 
 def _margins(
-    hardware: Hardware, calibration: Calibration | None, constants: Mapping[str, float]
+    plan: Plan, hardware: Hardware, calibration: Calibration | None, constants: Mapping[str, float]
 ) -> tuple[float, float]:
     """Margins of the logarithm below and above, for 90 %: those of the leave-one-source-out errors, or the residual."""
     if calibration is not None and TIME_FACTOR in calibration.constants:
@@ -243,7 +243,8 @@ def _margins(
         return residual, residual
     if hardware.gpu.vendor == "CPU":
         return constants["cpu_margin"], constants["cpu_margin"]
-    return constants["margin_below"], constants["margin_above"]
+    more = constants["int8_margin"] if plan.quantization == "int8" else 0.0
+    return constants["margin_below"] + more, constants["margin_above"] + more
 
 
 def _calibration_name(calibration: Calibration | None) -> str:
