@@ -7,6 +7,7 @@ number of tokens. `estimators/memory.py` puts layers together; nothing here know
 from dataclasses import dataclass
 
 from estimators import layer_ops as ops
+from estimators.adapters import linear
 from estimators.fused_layer import fused_layer_forward, is_fused
 from estimators.layer_ops import Scope
 from estimators.regime import Regime
@@ -16,13 +17,16 @@ from profiles.model import Block, Linear, Norm
 
 @dataclass(frozen=True, slots=True)
 class LayerSetup:
-    """What a method does to a layer: ranks by linear name, dropout, SVD adapters, which base tensors it trains."""
+    """What a method does to a layer: adapters' kind (a key of adapters.py) and size by linear name, dropout, and which
+    of the base's tensors it trains. `input_requires_grad` False: nothing below is trained."""
 
     ranks: tuple[tuple[str, int], ...] = ()
+    adapter: str = "lora"
     dropout: bool = False
-    svd: bool = False
     trains_weights: bool = False
     trains_biases: bool = False
+    trained_norms: frozenset[str] = frozenset()
+    trains_head: bool = False
     prefix_tokens: int = 0
     input_requires_grad: bool = True
     accumulates: bool = False  # gradients exist already: a new one is added and freed
@@ -93,14 +97,15 @@ def _forward(tape: Tape, x: Tensor, block: Block, regime: Regime, setup: LayerSe
         seq_len=seq_len,
         ranks=dict(setup.ranks),
         dropout=setup.dropout,
-        svd=setup.svd,
+        adapter=setup.adapter,
         trains_weights=setup.trains_weights,
         trains_biases=setup.trains_biases,
+        trained_norms=setup.trained_norms,
         prefix_tokens=setup.prefix_tokens,
         accumulates=setup.accumulates,
     )
     tape.mark()
-    if regime.fused_kernels and is_fused(block):
+    if regime.fused_kernels and is_fused(block) and setup.adapter == "lora":
         return fused_layer_forward(scope, block, x)
     return layer_forward(scope, block, x)
 
@@ -151,7 +156,7 @@ def _normed_away(scope: Scope, x: Tensor, spec: Norm | None) -> Tensor:
 
 
 def _trained(scope: Scope, spec: Norm) -> bool:
-    return scope.trains_weights or (scope.trains_biases and spec.bias)
+    return scope.trains_weights or (scope.trains_biases and spec.bias) or spec.name in scope.trained_norms
 
 
 def _by_role(block: Block) -> dict[str, Linear]:
@@ -164,15 +169,15 @@ def attention(scope: Scope, block: Block, z: Tensor) -> Tensor:
     if spec.kind == "mla":
         q, k, v = _mla_projections(scope, block, z)
     elif "qkv" in lin:
-        fused = ops.linear(scope, z, lin["qkv"])
+        fused = linear(scope, z, lin["qkv"])
         q = _slice(scope, fused, spec.q_width)
         k = _slice(scope, fused, spec.kv_width)
         v = _slice(scope, fused, spec.num_key_value_heads * spec.v_head_dim)
         tape.drop(fused)
     else:
-        q = ops.linear(scope, z, lin["q"])
-        k = ops.linear(scope, z, lin["k"])
-        v = ops.linear(scope, z, lin["v"]) if "v" in lin else tape.hold(k)
+        q = linear(scope, z, lin["q"])
+        k = linear(scope, z, lin["k"])
+        v = linear(scope, z, lin["v"]) if "v" in lin else tape.hold(k)
     norms = {n.place: n for n in block.norms}
     q = _normed_away(scope, q, norms.get("q"))
     k = _normed_away(scope, k, norms.get("k"))
@@ -183,7 +188,7 @@ def attention(scope: Scope, block: Block, z: Tensor) -> Tensor:
         k, v = _with_prefix(scope, k), _with_prefix(scope, v)
     context = ops.attention_core(scope, q, k, v, spec)
     tape.drop(q, k, v)
-    out = ops.linear(scope, context, lin["o"])
+    out = linear(scope, context, lin["o"])
     tape.drop(context)
     return out
 
@@ -217,15 +222,15 @@ def _mla_projections(scope: Scope, block: Block, z: Tensor) -> tuple[Tensor, Ten
     tape, spec, lin = scope.tape, block.attention, _by_role(block)
     norms = {n.place: n for n in block.norms}
     if "q_a" in lin:
-        a = _normed_away(scope, ops.linear(scope, z, lin["q_a"]), norms.get("q_a"))
-        q = ops.linear(scope, a, lin["q_b"])
+        a = _normed_away(scope, linear(scope, z, lin["q_a"]), norms.get("q_a"))
+        q = linear(scope, a, lin["q_b"])
         tape.drop(a)
     else:
-        q = ops.linear(scope, z, lin["q"])
-    compressed = ops.linear(scope, z, lin["kv_a"])
+        q = linear(scope, z, lin["q"])
+    compressed = linear(scope, z, lin["kv_a"])
     latent = _normed_away(scope, _slice(scope, compressed, lin["kv_b"].in_features), norms.get("kv_a"))
     tape.drop(compressed)
-    kv = ops.linear(scope, latent, lin["kv_b"])
+    kv = linear(scope, latent, lin["kv_b"])
     tape.drop(latent)
     k = tape.op(kv, width=spec.q_width, itemsize=kv.itemsize)  # cat of the plain and the rotary part
     v = _slice(scope, kv, spec.num_heads * spec.v_head_dim)
@@ -243,7 +248,7 @@ def mlp(scope: Scope, block: Block, z: Tensor) -> Tensor:
 def _dense_mlp(scope: Scope, block: Block, z: Tensor, lin: dict[str, Linear]) -> Tensor:
     tape, name = scope.tape, block.mlp.activation
     if "gate_up" in lin:
-        fused = ops.linear(scope, z, lin["gate_up"])
+        fused = linear(scope, z, lin["gate_up"])
         half = lin["gate_up"].out_features // 2
         gate, up = _slice(scope, fused, half), _slice(scope, fused, half)
         tape.drop(fused)
@@ -251,15 +256,15 @@ def _dense_mlp(scope: Scope, block: Block, z: Tensor, lin: dict[str, Linear]) ->
         tape.drop(gate)
         hidden = ops.multiply(scope, acted, up)
     elif "gate" in lin:
-        gate = ops.linear(scope, z, lin["gate"])
+        gate = linear(scope, z, lin["gate"])
         acted = ops.activation(scope, gate, name)
         tape.drop(gate)
-        hidden = ops.multiply(scope, acted, ops.linear(scope, z, lin["up"]))
+        hidden = ops.multiply(scope, acted, linear(scope, z, lin["up"]))
     else:
-        up = ops.linear(scope, z, lin["up"])
+        up = linear(scope, z, lin["up"])
         hidden = ops.activation(scope, up, name)
         tape.drop(up)
-    out = ops.linear(scope, hidden, lin["down"])
+    out = linear(scope, hidden, lin["down"])
     tape.drop(hidden)
     return out
 
@@ -272,21 +277,21 @@ def _mixture(scope: Scope, block: Block, z: Tensor) -> Tensor:
     tape, k = scope.tape, block.mlp.experts_per_token
     lin = _by_role(block)
     shared = {str(x.role): x for x in block.linears if x.shared_expert}
-    router = ops.linear(scope, z, lin["router"])
+    router = linear(scope, z, lin["router"])
     scores = tape.op(router, width=router.width, itemsize=ops.FP32)
     ops.save_output(tape, scores)
     tape.drop(router)
     gathered = tape.op(z, width=z.width * k, itemsize=z.itemsize)
     fused = lin.get("gate_up") or lin["gate"]
-    gate_up = ops.linear(scope, gathered, fused, tokens=k)
+    gate_up = linear(scope, gathered, fused, tokens=k)
     inner = gate_up.width / 2 if "gate_up" in lin else gate_up.width
     gate = _slice(scope, gate_up, int(inner))
-    up = _slice(scope, gate_up, int(inner)) if "gate_up" in lin else ops.linear(scope, gathered, lin["up"], tokens=k)
+    up = _slice(scope, gate_up, int(inner)) if "gate_up" in lin else linear(scope, gathered, lin["up"], tokens=k)
     tape.drop(gate_up, gathered)
     acted = ops.activation(scope, gate, block.mlp.activation)
     tape.drop(gate)
     hidden = ops.multiply(scope, acted, up)
-    down = ops.linear(scope, hidden, lin["down"], tokens=k)
+    down = linear(scope, hidden, lin["down"], tokens=k)
     tape.drop(hidden)
     weighted = tape.op(down, scores, width=down.width, itemsize=down.itemsize, saved=[down.buffer, scores.buffer])
     tape.drop(down, scores)

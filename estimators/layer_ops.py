@@ -2,8 +2,7 @@
 
 Each function mirrors one module's forward: what it allocates, what its autograd nodes save, what their backward takes.
 Sources: torch 2.13 (derivatives.yaml, native kernels), transformers 5.23 (models/llama, integrations/sdpa_attention),
-peft 0.21.2 (tuners/lora/layer.py, tuners/lora/bnb.py, tuners/adalora/layer.py), bitsandbytes 0.50.2
-(nn/modules.py, autograd/_functions.py).
+bitsandbytes 0.50.2 (nn/modules.py, autograd/_functions.py). PEFT's layers are in adapters.py.
 """
 
 from dataclasses import dataclass, field
@@ -21,16 +20,18 @@ FLASH_ROW_BLOCK = 128  # flash backward rounds rows to 128 and head_dim to 32 (6
 
 @dataclass(slots=True)
 class Scope:
-    """What the operations of one layer need to know. `ranks` by linear name; `seq_len` for s x s tensors."""
+    """What the operations of one layer need to know. `ranks`: adapters' sizes by linear name; `seq_len` for s x s
+    tensors; `trained_norms` by name."""
 
     tape: Tape
     regime: Regime
     seq_len: int
     ranks: dict[str, int] = field(default_factory=dict)
     dropout: bool = False
-    svd: bool = False  # AdaLoRA's layers
+    adapter: str = "lora"  # a key of estimators/adapters.py
     trains_weights: bool = False
     trains_biases: bool = False
+    trained_norms: frozenset[str] = frozenset()
     prefix_tokens: int = 0
     accumulates: bool = False
 
@@ -40,13 +41,9 @@ class Scope:
         return self.regime.compute if self.regime.autocast else self.regime.residual
 
 
-def linear(scope: Scope, x: Tensor, lin: Linear, *, tokens: float = 1.0) -> Tensor:
-    """A (possibly quantised, possibly adapted) linear. `tokens`: rows per token (experts see a token several times)."""
-    rank = scope.ranks.get(lin.name, 0)
-    y = (_linear_bnb if is_quantized(lin, scope.regime) else _linear_plain)(scope, x, lin, tokens)
-    if not rank:
-        return y
-    return _svd_adapter(scope, x, y, lin, rank) if scope.svd else _lora(scope, x, y, lin, rank, tokens)
+def base_linear(scope: Scope, x: Tensor, lin: Linear, tokens: float = 1.0) -> Tensor:
+    """A (possibly quantised) linear without what a method puts around it."""
+    return (_linear_bnb if is_quantized(lin, scope.regime) else _linear_plain)(scope, x, lin, tokens)
 
 
 class _WeightGradient(TypedDict):
@@ -61,7 +58,7 @@ def weight_gradient(scope: Scope, n_bytes: float, half_copy: float) -> _WeightGr
     return {"weight_grad": n_bytes, "scratch": (0.0, half_copy)}
 
 
-def _cast_for_matmul(scope: Scope, x: Tensor) -> Tensor:
+def cast_for_matmul(scope: Scope, x: Tensor) -> Tensor:
     """Autocast casts an input that is not of the compute dtype; each call makes its own copy."""
     return scope.tape.cast(x, scope.regime.compute) if scope.regime.autocast else scope.tape.hold(x)
 
@@ -70,7 +67,7 @@ def _linear_plain(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor
     tape, regime = scope.tape, scope.regime
     weight = lin.in_features * lin.out_features * lin.active
     stored = regime.rest if lin.role == "head" else regime.base
-    xc = _cast_for_matmul(scope, x)
+    xc = cast_for_matmul(scope, x)
     saved = [xc.buffer] if scope.trains_weights else []
     copy = None
     if regime.autocast and stored > regime.compute:  # an fp32 weight: its half copy is what mm saves
@@ -94,13 +91,18 @@ def _linear_plain(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor
     return y
 
 
+def dequantized_bytes(scope: Scope, weight: float) -> float:
+    """A 4-bit weight in the compute dtype, and its absmax in fp32 where that is quantised too."""
+    return scope.regime.compute * weight + (FP32 * weight / BNB_BLOCK if scope.regime.nested else 0.0)
+
+
 def _linear_bnb(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
     """Linear4bit / Linear8bitLt: dequantise (or quantise the input), multiply, return in the input's dtype."""
     tape, regime = scope.tape, scope.regime
     weight = lin.in_features * lin.out_features * (lin.active if lin.kind == "parameter" else 1)
     if regime.quantized == 4:
         xc = tape.cast(x, regime.compute)
-        dequantized = regime.compute * weight + (FP32 * weight / BNB_BLOCK if regime.nested else 0.0)
+        dequantized = dequantized_bytes(scope, weight)
         tape.scratch(0.0, dequantized)
         y = tape.op(xc, width=lin.out_features * tokens, itemsize=regime.compute, scratch=(0.0, dequantized))
         tape.drop(xc)
@@ -108,7 +110,7 @@ def _linear_bnb(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
         tape.drop(y)
         return out
     # int8: the input is kept for the outlier path; backward dequantises CB (copy, then in place)
-    xc = _cast_for_matmul(scope, x)
+    xc = cast_for_matmul(scope, x)
     tape.scratch(xc.width * (2 + 1))  # fp16 copy and its int8 codes
     y = tape.op(
         xc,
@@ -121,90 +123,7 @@ def _linear_bnb(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
     return y
 
 
-def _lora(scope: Scope, x: Tensor, base: Tensor, lin: Linear, rank: int, tokens: float) -> Tensor:
-    """result + B(A(dropout(x))) * scaling, with PEFT's casts."""
-    tape, regime = scope.tape, scope.regime
-    result_itemsize = base.itemsize
-    bnb = is_quantized(lin, regime)
-    if bnb:  # "defensively clone" (tuners/lora/bnb.py)
-        clone = tape.op(base, width=base.width, itemsize=base.itemsize, passes=[base])
-        tape.drop(base)
-        base = clone
-    xa = tape.hold(x) if bnb and regime.autocast else tape.cast(x, regime.adapter)
-    d = _dropout(scope, xa)
-    a = _small_linear(scope, d, lin.in_features, rank, tokens)
-    tape.drop(d)
-    b = _small_linear(scope, a, rank, lin.out_features, tokens)
-    tape.drop(a)
-    s = tape.op(b, width=b.width, itemsize=b.itemsize)
-    tape.drop(b)
-    if bnb and not regime.autocast:
-        s2 = tape.cast(s, result_itemsize)
-        tape.drop(s)
-        s = s2
-    total = _add(scope, base, s)
-    tape.drop(base, s)
-    tape.drop(xa)
-    out = tape.cast(total, result_itemsize) if not bnb else tape.hold(total)
-    tape.drop(total)
-    return out
-
-
-def _dropout(scope: Scope, x: Tensor) -> Tensor:
-    """native_dropout: a new tensor and a mask of one byte an element, which is all it saves."""
-    if not scope.dropout:
-        return scope.tape.hold(x)
-    mask = scope.tape.alloc(x.width)
-    y = scope.tape.op(x, width=x.width, itemsize=x.itemsize, saved=[mask])
-    scope.tape.release(mask)
-    return y
-
-
-def _small_linear(scope: Scope, x: Tensor, n_in: int, n_out: int, tokens: float) -> Tensor:
-    """lora_A or lora_B: trained, so its input is saved; under autocast in the compute dtype, weight copy included."""
-    tape, regime = scope.tape, scope.regime
-    xc = _cast_for_matmul(scope, x)
-    saved = [xc.buffer]
-    weight = n_in * n_out
-    copy = None
-    if regime.autocast and regime.adapter > regime.compute:
-        copy = tape.alloc(0.0, regime.compute * weight)
-        saved.append(copy)
-    y = tape.op(
-        xc,
-        width=n_out * tokens,
-        itemsize=xc.itemsize,
-        saved=saved,
-        trains=True,
-        **weight_gradient(scope, regime.adapter * weight, xc.itemsize * weight if regime.autocast else 0.0),
-    )
-    tape.drop(xc)
-    if copy is not None:
-        tape.release(copy)
-    return y
-
-
-def _svd_adapter(scope: Scope, x: Tensor, base: Tensor, lin: Linear, rank: int) -> Tensor:
-    """AdaLoRA: result += (dropout(x) @ (A * E).T @ B.T) * scaling / ranknum."""
-    tape, regime = scope.tape, scope.regime
-    xa = tape.cast(x, regime.adapter)
-    d = _dropout(scope, xa)
-    a = _small_linear(scope, d, lin.in_features, rank, 1.0)
-    tape.drop(d)
-    b = _small_linear(scope, a, rank, lin.out_features, 1.0)
-    tape.drop(a)
-    s = tape.op(b, width=b.width, itemsize=b.itemsize)
-    tape.drop(b)
-    # ranknum is a parameter of one element with a dimension: dividing promotes to its fp32
-    q = tape.op(s, width=s.width, itemsize=max(s.itemsize, FP32))
-    tape.drop(s)
-    out = tape.op(base, q, width=0.0, itemsize=base.itemsize, passes=[base])  # in place: no new storage
-    out.width, out.buffer = base.width, tape.hold(base).buffer
-    tape.drop(q, base, xa)
-    return out
-
-
-def _add(scope: Scope, x: Tensor, y: Tensor) -> Tensor:
+def add(scope: Scope, x: Tensor, y: Tensor) -> Tensor:
     """x + y: promoted to the wider dtype; a gradient passes as it is to inputs of that dtype."""
     itemsize = max(x.itemsize, y.itemsize)
     return scope.tape.op(x, y, width=x.width, itemsize=itemsize, passes=[t for t in (x, y) if t.itemsize == itemsize])
@@ -212,7 +131,7 @@ def _add(scope: Scope, x: Tensor, y: Tensor) -> Tensor:
 
 def residual_add(scope: Scope, x: Tensor, y: Tensor) -> Tensor:
     """residual + y, both dropped."""
-    out = _add(scope, x, y)
+    out = add(scope, x, y)
     scope.tape.drop(x, y)
     return out
 
@@ -282,7 +201,7 @@ def rotary(scope: Scope, x: Tensor) -> Tensor:
     half = tape.op(x, width=x.width, itemsize=x.itemsize, scratch=(x.width * x.itemsize, 0.0))
     second = tape.op(half, width=x.width, itemsize=itemsize)
     tape.drop(half)
-    out = _add(scope, first, second)
+    out = add(scope, first, second)
     tape.drop(first, second)
     return out
 
@@ -403,7 +322,7 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
     tape, regime = scope.tape, scope.regime
     groups = spec.num_heads / spec.num_key_value_heads
     kr, vr = _repeat(scope, k, groups), _repeat(scope, v, groups)
-    qc, kc, vc = (_cast_for_matmul(scope, t) for t in (q, kr, vr))
+    qc, kc, vc = (cast_for_matmul(scope, t) for t in (q, kr, vr))
     width = spec.num_heads * scope.seq_len
     itemsize = qc.itemsize
     scores = tape.op(qc, kc, width=width, itemsize=itemsize, saved=[qc.buffer, kc.buffer])
@@ -423,7 +342,7 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
     tape.drop(masked)
     weights = tape.cast(probabilities, q.itemsize)
     tape.drop(probabilities)
-    wc = _cast_for_matmul(scope, weights)
+    wc = cast_for_matmul(scope, weights)
     out = tape.op(wc, vc, width=_out_width(spec), itemsize=wc.itemsize, saved=[wc.buffer, vc.buffer])
     tape.drop(wc, weights, qc, kc, vc, kr, vr)
     return _contiguous(scope, out)

@@ -43,13 +43,14 @@ def profile_head(model: ModelSpec, regime: Regime, setup: LayerSetup, *, tokens:
         tape=tape,
         regime=regime,
         seq_len=1,
-        trains_weights=setup.trains_weights,
+        trains_weights=setup.trains_weights or setup.trains_head,
         trains_biases=setup.trains_biases,
+        trained_norms=setup.trained_norms,
         accumulates=setup.accumulates,
     )
     x = tape.tensor(width, regime.residual, True)
     tape.mark()
-    hidden = _final_norm(scope, model, x)
+    hidden = _final_norm(scope, model, x, setup)
     if model.head is None:
         loss, held = _mean(scope, hidden), 0.0
     elif regime.loss == "full":
@@ -66,17 +67,17 @@ def profile_head(model: ModelSpec, regime: Regime, setup: LayerSetup, *, tokens:
     return HeadProfile(forward=forward, backward=tape.envelope(), left=tape.constant, held=held)
 
 
-def _final_norm(scope: Scope, model: ModelSpec, x: Tensor) -> Tensor:
+def _final_norm(scope: Scope, model: ModelSpec, x: Tensor, setup: LayerSetup) -> Tensor:
     final = next((n for n in model.extra_norms if n.place == "final"), None)
     if final is None or final.size != int(x.width):
         return x
-    hidden = ops.norm(scope, x, final, trained=_trains_norm(scope, final))
+    hidden = ops.norm(scope, x, final, trained=_trains_norm(setup, final))
     scope.tape.drop(x)
     return hidden
 
 
-def _trains_norm(scope: Scope, norm: Norm) -> bool:
-    return scope.trains_weights or (scope.trains_biases and norm.bias)
+def _trains_norm(setup: LayerSetup, norm: Norm) -> bool:
+    return setup.trains_weights or (setup.trains_biases and norm.bias) or norm.name in setup.trained_norms
 
 
 def _mean(scope: Scope, hidden: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def _mean(scope: Scope, hidden: Tensor) -> Tensor:
 def _full(scope: Scope, model: ModelSpec, hidden: Tensor) -> tuple[Tensor, float]:
     tape, regime = scope.tape, scope.regime
     assert model.head is not None
-    logits = ops.linear(scope, hidden, model.head)
+    logits = ops.base_linear(scope, hidden, model.head)
     tape.drop(hidden)
     if model.final_logit_softcap:
         logits = _softcap(scope, logits)

@@ -16,7 +16,7 @@ def layer_setup(method: Method, model: ModelSpec, plan: Plan) -> LayerSetup:
     return LayerSetup(
         ranks=tuple(sorted({(x.linear.name, x.rank) for x in adapted})),
         dropout=plan.lora_dropout > 0 and bool(adapted),
-        svd=method.peft_type == "ADALORA",
+        adapter=method.adapter(plan),
         trains_weights=method.trains_base,
         trains_biases=method.id == "bitfit",
         prefix_tokens=plan.num_virtual_tokens if method.adds_keys else 0,

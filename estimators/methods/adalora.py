@@ -32,6 +32,10 @@ class AdaLora(Lora):
         rank = initial_rank(plan)
         return tuple(AdaptedLinear(linear=x.linear, layers=x.layers, rank=rank) for x in target_linears(model, plan))
 
+    def adapter(self, plan: Plan) -> str:
+        """Three factors, multiplied without modules."""
+        return "svd"
+
     def trained(self, model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:
         """A, B and the singular values E."""
         yield from super().trained(model, plan)

@@ -52,6 +52,10 @@ class Method:
         """Return the linears that carry an adapter; empty for methods without any."""
         return ()
 
+    def adapter(self, plan: Plan) -> str:
+        """Name what stands around an adapted linear: a key of estimators/adapters.py."""
+        return "lora"
+
     def trainable_parameters(self, model: ModelSpec, plan: Plan) -> int:
         """Elements of all trained tensors."""
         return sum(t.elements * t.tensors for t in self.trained(model, plan))
