@@ -51,15 +51,13 @@ def why_no_speed(hardware: Hardware, plan: Plan | None = None) -> str:
     """Why `estimate_speed` gives None; empty where it gives a figure."""
     if plan is not None and plan.task == "grpo":
         return "GRPO generates its own samples, and the time of that is not modelled"
-    if plan is not None and plan.n_gpus > hardware.n_gpus:
-        return ""
     gpu = hardware.gpu
     if gpu.vendor == "CPU" or _candidates(hardware):
         return ""
     if gpu.bandwidth is None:
         return f"the memory bandwidth of {gpu.name} is not known"
-    if not gpu.peak_dense_tflops:
-        return f"the matmul rate of {gpu.name} is not known"
+    if not _has_rate(gpu):
+        return f"the half-precision matmul rate of {gpu.name} is not known"
     return ""
 
 
@@ -220,7 +218,11 @@ def _reference_share(plan: Plan) -> float:
 def _candidates(hardware: Hardware) -> tuple[GpuSpec, ...]:
     """The catalogue's cards that an unnamed one may be, as far as their rates are known."""
     cards = (find_gpu(name) for name in hardware.candidates)
-    return tuple(c for c in cards if c.bandwidth is not None and c.peak_dense_tflops)
+    return tuple(c for c in cards if c.bandwidth is not None and _has_rate(c))
+
+
+def _has_rate(gpu: GpuSpec) -> bool:
+    return bool(gpu.peak_dense_tflops.keys() & {"bf16", "fp16"})
 
 
 def _as_card(cpu: GpuSpec, constants: Mapping[str, float]) -> GpuSpec:
