@@ -1,6 +1,7 @@
 """The caching allocator: its published rules, and what must hold for every sequence of allocations."""
 
 import time
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -56,7 +57,7 @@ def check_layout(allocator: CachingAllocator) -> None:
             reserved += block.size
             allocated += 0 if block.free else block.size
     spans.sort()
-    assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a[1] <= b[0] for a, b in pairwise(spans))
     assert allocated == allocator.allocated
     assert reserved == allocator.reserved
 
