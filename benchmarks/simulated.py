@@ -1,8 +1,8 @@
 """Simulated against measured memory, per source: `python -m benchmarks.simulated [--source peft] [--rows] [--jobs 2]`.
 
 Rows come through benchmarks/rows.py. Two sources say what the batches of their loops were: PEFT's MetaMathQA benchmark
-(an average batch, then the longest) and fitcheck (full length, twice). Each row is traced in a process forked from one
-that has already imported the libraries.
+(here an average batch, then, after the cache was emptied, the longest) and fitcheck (full length, twice). Each row is
+traced in a process forked from one that has already imported the libraries.
 """
 
 import multiprocessing
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.model_configs import model_spec
-from benchmarks.rows import PEFT_PADDED_LEN, MeasuredRow, load_rows
+from benchmarks.rows import PEFT_LONGEST_LEN, PEFT_PADDED_LEN, MeasuredRow, load_rows
 from estimators.simulate.job import Job
 from estimators.simulate.result import Simulation
 from profiles.catalog import find_gpu
@@ -26,9 +26,6 @@ from profiles.gpu import Hardware
 from profiles.plan import Plan
 from profiles.units import MIB
 
-# Not published: fitted to one row (LoRA r 32), used for all. Their cache is emptied every ten steps; here before the
-# longest batch, whose place among the ten is not known.
-LONGEST_LEN = 643
 SOURCES = ("peft", "fitcheck", "canifinetune", "torchtune")
 KINDS = {
     "allocated_bytes": lambda s: s.peak_allocated,
@@ -63,8 +60,8 @@ def job_of(row: MeasuredRow) -> Job | None:
     model = model_spec(row.model_ref)
     if row.source == "peft":
         plan = peft_plan(row)
-        batches = ((4, PEFT_PADDED_LEN), (4, LONGEST_LEN))
-        return Job(plan=plan, model=model, hardware=hardware, batches=batches, empty_cache_every=1)
+        batches = ((4, PEFT_PADDED_LEN), (4, PEFT_LONGEST_LEN))
+        return Job(plan=plan, model=model, hardware=hardware, batches=batches, zero_grad="start", empty_cache_every=1)
     if row.plan is None or row.raw.get("role") == "excluded":
         return None
     if row.source == "fitcheck":
@@ -87,9 +84,9 @@ def peft_plan(row: MeasuredRow) -> Plan:
         method="lora" if config else "full",
         method_options=config,
         quantization="bf16",
-        adapter_dtype="bf16" if "not upcast" in row.raw["dtype"] else "fp32",
+        adapter_dtype="fp32" if "fp32 adapters" in row.raw["dtype"] else "bf16",
         micro_batch_size=4,
-        seq_len=LONGEST_LEN,
+        seq_len=PEFT_LONGEST_LEN,
         mixed_precision=False,
         keep_outputs=True,
         use_cache=True,

@@ -149,6 +149,10 @@ class CachingAllocator:
         """Bytes of the block that serves a live allocation: what it adds to `allocated`."""
         return self._live[key].size
 
+    def address_of(self, key: int) -> int:
+        """Where a live allocation lies."""
+        return self._live[key].address
+
     def empty_cache(self) -> None:
         """Give every segment that is wholly free back to the driver (expandable: every whole free granule)."""
         for pool in self._pools:

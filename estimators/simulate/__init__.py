@@ -3,7 +3,17 @@
 Nothing here imports torch until a job runs in its child process.
 """
 
+from estimators.simulate.estimate import memory_from_simulation
+from estimators.simulate.plot import plot_timeline
 from estimators.simulate.result import Moment, PhasePeak, Simulation
-from estimators.simulate.run import simulate
+from estimators.simulate.run import export_snapshot, simulate
 
-__all__ = ["Moment", "PhasePeak", "Simulation", "simulate"]
+__all__ = [
+    "Moment",
+    "PhasePeak",
+    "Simulation",
+    "export_snapshot",
+    "memory_from_simulation",
+    "plot_timeline",
+    "simulate",
+]

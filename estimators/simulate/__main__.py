@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import Any
 
-from profiles.errors import AdviseError, InvalidInputError
+from profiles.errors import AdviseError, InvalidInputError, UnsupportedError
 from profiles.units import KIB, format_bytes
 
 WATCH_SECONDS = 0.2
@@ -85,7 +85,12 @@ def _worker(rss_bytes: int) -> str:
     from estimators.simulate.worker import run_job
 
     logging.disable(logging.WARNING)
-    return run_job(Job.model_validate_json(sys.stdin.read())).model_dump_json()
+    try:
+        return run_job(Job.model_validate_json(sys.stdin.read())).model_dump_json()
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(
+            f"the simulated tier needs {error.name}, which is not installed", "pip install 'ftadvise[train]'"
+        ) from error
 
 
 def _watch(limit: int) -> None:

@@ -18,7 +18,9 @@ class Job(Record):
     batches: (micro_batch_size, padded length) of each optimizer step, in order; empty: the plan's own, twice.
     expand_kv_heads: the run repeats key and value heads itself before attention.
     empty_cache_every: steps after which the loop empties the allocator's cache (0: never).
+    zero_grad: the loop drops gradients at the end of a step (the Trainer) or at the start of the next.
     release_outputs: each step is a function of its own, so outputs that are kept through backward go at its end.
+    snapshot: file to write the allocations to, for PyTorch's memory visualiser.
     limit_to_device: stop where the card's memory ends, as the run would.
     """
 
@@ -29,6 +31,7 @@ class Job(Record):
     batches: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
     empty_cache_every: int = Field(0, ge=0)
     expand_kv_heads: bool = False
+    zero_grad: Literal["end", "start"] = "end"
     release_outputs: bool = False
     limit_to_device: bool = False
     snapshot: str | None = None

@@ -41,6 +41,17 @@ def simulate(
     return run_child(Job(plan=plan, model=model, hardware=hardware, layers=layers, batches=batches), seconds, rss_gib)
 
 
+def export_snapshot(
+    plan: Plan, model: ModelSpec, hardware: Hardware, path: str | Path, *, seconds: float = 60, rss_gib: float = 2
+) -> Simulation:
+    """Simulate, and write the run's allocations to `path` for https://docs.pytorch.org/memory_viz.
+
+    Raises as `simulate` does.
+    """
+    job = Job(plan=plan, model=model, hardware=hardware, snapshot=str(Path(path).absolute()))
+    return run_child(job, seconds, rss_gib)
+
+
 def run_child(job: Job, seconds: float = 60, rss_gib: float = 2) -> Simulation:
     """Run one job in a child process; see `simulate`."""
     environment = os.environ | {

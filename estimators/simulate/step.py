@@ -16,6 +16,8 @@ from estimators.simulate.tracker import Tracker
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 
+DISTINCT_MICRO_STEPS = 3  # without gradients, with the first, and as all that follow
+
 
 def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches: tuple[tuple[int, int], ...]) -> None:
     """Run one optimizer step for each (micro_batch_size, padded length) of `batches`."""
@@ -29,7 +31,9 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
     outputs: Any = None
     for step, (rows, length) in enumerate(batches):
         tracker.step = step
-        for _ in range(plan.gradient_accumulation_steps if step else min(plan.gradient_accumulation_steps, 2)):
+        if step and job.zero_grad == "start":
+            _zero(plan, optimizer, tracker)
+        for _ in range(min(plan.gradient_accumulation_steps, DISTINCT_MICRO_STEPS)):
             tracker.enter("data")
             batch = _batch(plan, spec, rows, length)
             tracker.name(batch.values(), "inputs")
@@ -48,6 +52,8 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
             loss = loss.detach()
             _name_gradients(built, tracker)
         _update(built, plan, optimizer, tracker)
+        if job.zero_grad == "end":
+            _zero(plan, optimizer, tracker)
         if job.release_outputs:
             outputs = None
         gc.collect()
@@ -62,6 +68,9 @@ def _update(built: Built, plan: Plan, optimizer: Any, tracker: Tracker) -> None:
     for parameter, state in optimizer.state.items():
         layer = tracker.layer_of(parameter)
         tracker.name([x for x in state.values() if isinstance(x, torch.Tensor)], "optimizer_states", layer)
+
+
+def _zero(plan: Plan, optimizer: Any, tracker: Tracker) -> None:
     tracker.enter("zero")
     optimizer.zero_grad(set_to_none=plan.zero_grad_set_to_none)
 

@@ -94,7 +94,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         self.trace.events.append(~index)
 
     def _see(self, tensor: torch.Tensor, op: str, layer: int) -> None:
-        if tensor.device.type != "cuda":
+        if tensor.device.type != "cuda" or tensor.layout != torch.strided:
             return
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -115,7 +115,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
 
     def layer_of(self, argument: Any) -> int:
         """Layer that a tensor's storage belongs to; -1 for none, or for what is no tensor."""
-        if isinstance(argument, torch.Tensor):
+        if isinstance(argument, torch.Tensor) and argument.layout == torch.strided:
             index = self._live.get(argument.untyped_storage()._cdata)
             return -1 if index is None else self.trace.storages[index].layer
         return -1

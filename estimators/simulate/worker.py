@@ -10,6 +10,7 @@ from estimators.regime import resolve_regime
 from estimators.simulate.job import Job
 from estimators.simulate.replay import replay
 from estimators.simulate.result import Simulation
+from estimators.simulate.snapshot import write_snapshot
 from estimators.simulate.stretch import BASE_LAYERS, stretch
 from estimators.simulate.trace import Trace
 from profiles.errors import AdviseError, UnsupportedError
@@ -52,6 +53,8 @@ def run_job(job: Job) -> Simulation:
         max_split_size=_max_split_size(plan.method_options.get("max_split_size_mb")),
         expandable_segments=plan.expandable_segments,
     )
+    if job.snapshot is not None:
+        write_snapshot(trace, job.snapshot)
     found = replay(trace, allocator, vocab_size=job.model.vocab_size, empty_cache_every=job.empty_cache_every)
     return Simulation(
         phases=found.phases,
