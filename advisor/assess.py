@@ -7,7 +7,7 @@ from advisor.hardware import resolve_hardware
 from advisor.plans import ESTIMATED_TASKS
 from advisor.recommendation import DataFacts, Facts
 from advisor.request import Request
-from estimators.methods import get_method
+from estimators.methods import framework_methods, get_method
 from profiles.dataset import DatasetFacts
 from profiles.errors import InvalidInputError, UnsupportedError
 from profiles.gpu import Hardware, PriceRange
@@ -27,7 +27,11 @@ def assess(request: Request) -> Facts:
         AdviseError: unknown names, broken files, values that cannot be.
     """
     for name in request.methods:
-        get_method(name)
+        if not get_method(name).framework:
+            raise UnsupportedError(
+                f"{name} is not weighed in advice",
+                f"`ftadvise estimate --method {name}` estimates it. Weighed are {', '.join(framework_methods())}.",
+            )
     model = resolve_model(request.model, offline=request.offline)
     hardware = resolve_hardware(request.gpu, request.vram_gib, request.n_gpus)
     task = resolve_task(request.task, model)
@@ -38,7 +42,7 @@ def assess(request: Request) -> Facts:
     prints = {"model": fingerprint(model), "hardware": fingerprint(hardware)}
     if dataset is not None:
         prints["data"] = dataset.fingerprint
-    return Facts(
+    return Facts.model_construct(
         model=model,
         hardware=hardware,
         data=data,
@@ -107,7 +111,7 @@ def _data(request: Request, dataset: DatasetFacts | None, seq_len: int, assumpti
             assumptions.append(
                 f"{cut.examples_cut:.1%} of the examples are cut to {seq_len} tokens ({cut.tokens_lost:.1%} of tokens)"
             )
-        return DataFacts(
+        return DataFacts.model_construct(
             examples=dataset.examples,
             mean_len=lengths.mean_len(seq_len),
             max_len=round(lengths.max),
@@ -125,7 +129,7 @@ def _data(request: Request, dataset: DatasetFacts | None, seq_len: int, assumpti
     mean_len = request.mean_len if request.mean_len is not None else None
     if request.examples is not None and mean_len is None:
         mean_len = float(seq_len)
-    return DataFacts(examples=request.examples, mean_len=mean_len, basis=basis)
+    return DataFacts.model_construct(examples=request.examples, mean_len=mean_len, basis=basis)
 
 
 def _price(request: Request, hardware: Hardware) -> PriceRange | None:

@@ -126,7 +126,7 @@ def _find_runner_ups(
 
 def _runner_up(candidate: Candidate, best: Candidate, request: Request, facts: Facts) -> RunnerUp:
     lost = first_loss(candidate, best, request.goal, facts)
-    return RunnerUp(candidate=candidate, criterion=lost.id, why_not=lost.why(candidate, best))
+    return RunnerUp.model_construct(candidate=candidate, criterion=lost.id, why_not=lost.why(candidate, best))
 
 
 def _outranked(cell: Cell, best: Candidate) -> Dropped:
@@ -145,7 +145,7 @@ def _no_fit(request: Request, facts: Facts, dropped: list[Dropped]) -> Recommend
 def _answer(
     request: Request, facts: Facts, dropped: list[Dropped], best: Candidate | None = None, **found: Any
 ) -> Recommendation:
-    return Recommendation(
+    return Recommendation.model_construct(
         request=request,
         model=digest_model(facts.model),
         hardware=facts.hardware,

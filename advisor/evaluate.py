@@ -4,8 +4,8 @@ The searches rest on three orders, which property tests of the estimators hold: 
 checkpointing never adds memory, and at equal memory regime a larger micro-batch is never slower.
 """
 
-from collections.abc import Iterable
 from math import ceil
+from typing import NamedTuple
 
 from advisor.plans import Cell, accumulation, checkpointings, draft_plan, drop, micro_batches, optimizers, shardings
 from advisor.recommendation import Candidate, Dropped, Facts, RunCost
@@ -43,6 +43,13 @@ def evaluate_plan(plan: Plan, facts: Facts, *, choices: tuple[str, ...] = ()) ->
     return _complete(plan, memory, facts, choices)
 
 
+class _Fitting(NamedTuple):
+    """The index of a micro-batch that fits, and its memory."""
+
+    index: int
+    memory: MemoryEstimate
+
+
 class _Search:
     """Walks the inner axes of one cell. `smallest` is the memory of the least demanding plan that was tried."""
 
@@ -63,36 +70,35 @@ class _Search:
 
     def _fastest(self, draft: Plan) -> Candidate | None:
         """The faster of no checkpointing and checkpointing, each at its largest micro-batch."""
-        largest = len(self.sizes) - 1
-        plain = self._memory(draft, largest)
-        if plain.verdict == "fits":
-            choice = f"micro-batch {self.sizes[largest]} fits without gradient checkpointing, the fastest way"
-            return self._candidate(draft, largest, plain, choice)
-        saving = draft.replace(gradient_checkpointing=checkpointings(self.cell)[-1])
-        fitting = self._largest_fitting(saving, largest)
-        if fitting is None:
+        plain = self._largest_fitting(draft)
+        saving_draft = draft.replace(gradient_checkpointing=checkpointings(self.cell)[-1])
+        if saving_draft == draft:
+            return None if plain is None else self._candidate(draft, plain, self._size_choice(plain.index))
+        if plain is not None and plain.index == len(self.sizes) - 1:
+            size = self.sizes[plain.index]
+            choice = f"micro-batch {size} fits without gradient checkpointing, which is the fastest way"
+            return self._candidate(draft, plain, choice)
+        saving = self._largest_fitting(saving_draft, known=plain)
+        if saving is None:
             return None
-        index, memory = fitting
-        candidate = self._candidate(saving, index, memory, self._size_choice(index))
-        if saving == draft:
-            return candidate
-        fitting = self._largest_fitting(draft, index)
-        if fitting is None:
+        candidate = self._candidate(saving_draft, saving, self._size_choice(saving.index))
+        if plain is None:
             return self._with_choice(candidate, "gradient checkpointing is on: without it no micro-batch fits")
-        other = self._candidate(draft, *fitting, self._size_choice(fitting[0]))
+        other = self._candidate(draft, plain, self._size_choice(plain.index))
         return self._with_choice(min(candidate, other, key=_step_seconds), _compare(candidate, other))
 
-    def _largest_fitting(self, draft: Plan, bound: int) -> tuple[int, MemoryEstimate] | None:
-        """Bisect over the micro-batches up to index `bound`."""
-        memory = self._memory(draft, 0)
+    def _largest_fitting(self, draft: Plan, known: _Fitting | None = None) -> _Fitting | None:
+        """Bisect over the micro-batches. `known`: what a more demanding plan fits at, so that this one does as well."""
+        start = known.index if known is not None else 0
+        memory = self._memory(draft, start)
         if memory.verdict != "fits":
             return None
-        best, low, high = (0, memory), 1, bound
+        best, low, high = _Fitting(start, memory), start + 1, len(self.sizes) - 1
         while low <= high:
-            middle = (low + high + 1) // 2
+            middle = (low + high) // 2
             memory = self._memory(draft, middle)
             if memory.verdict == "fits":
-                best, low = (middle, memory), middle + 1
+                best, low = _Fitting(middle, memory), middle + 1
             else:
                 high = middle - 1
         return best
@@ -113,8 +119,8 @@ class _Search:
             return f"micro-batch {self.sizes[0]} as asked for"
         return f"micro-batch {self.sizes[index]} is the largest of {', '.join(map(str, self.sizes))} that fits so"
 
-    def _candidate(self, draft: Plan, index: int, memory: MemoryEstimate, choice: str) -> Candidate:
-        return _complete(self._sized(draft, index), memory, self.facts, (choice,))
+    def _candidate(self, draft: Plan, fitting: _Fitting, choice: str) -> Candidate:
+        return _complete(self._sized(draft, fitting.index), fitting.memory, self.facts, (choice,))
 
     def _with_choice(self, candidate: Candidate, choice: str) -> Candidate:
         return candidate.model_copy(update={"choices": (*candidate.choices, choice)})
@@ -123,7 +129,7 @@ class _Search:
 def _complete(plan: Plan, memory: MemoryEstimate, facts: Facts, choices: tuple[str, ...]) -> Candidate:
     speed = estimate_speed(plan, facts.model, facts.hardware, lengths=facts.lengths)
     quality = find_quality(plan.method, plan.quantization, kind=facts.model.kind, task=plan.task)
-    return Candidate(
+    return Candidate.model_construct(
         plan=plan, memory=memory, speed=speed, run=_run_cost(plan, speed, facts), quality=quality, choices=choices
     )
 
@@ -160,7 +166,7 @@ def _run_cost(plan: Plan, speed: SpeedEstimate | None, facts: Facts) -> RunCost 
         low, high = (price * plan.n_gpus / HOUR for price in (facts.price.low, facts.price.high))
         usd = Interval(low=seconds.low * low, expected=seconds.expected * (low + high) / 2, high=seconds.high * high)
     tokens = data.examples * data.mean_len * plan.num_epochs
-    return RunCost(steps=steps, tokens=tokens, seconds=seconds, usd=usd)
+    return RunCost.model_construct(steps=steps, tokens=tokens, seconds=seconds, usd=usd)
 
 
 def _drop_for_memory(cell: Cell, memory: MemoryEstimate) -> Dropped:
@@ -185,15 +191,3 @@ def _over_limit(candidate: Candidate, cell: Cell, request: Request) -> Dropped |
     if request.max_usd is not None and run.usd is not None and run.usd.expected > request.max_usd:
         return drop(cell, "max-usd", f"costs {run.usd.expected:.2f} USD; the limit is {request.max_usd:.2f} USD")
     return None
-
-
-def split(answers: Iterable[Candidate | Dropped]) -> tuple[list[Candidate], list[Dropped]]:
-    """Candidates and drops apart, each in order."""
-    candidates: list[Candidate] = []
-    dropped: list[Dropped] = []
-    for answer in answers:
-        if isinstance(answer, Candidate):
-            candidates.append(answer)
-        else:
-            dropped.append(answer)
-    return candidates, dropped

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, get_args
 
 from advisor.recommendation import Dropped, Facts
 from advisor.request import Request
-from estimators.methods import get_method, methods
+from estimators.methods import framework_methods, get_method
 from profiles.catalog import load_gpus
 from profiles.gpu import Hardware
 from profiles.plan import FOUR_BIT, Checkpointing, Plan, Quantization, Sharding
@@ -51,7 +51,7 @@ class Cell(NamedTuple):
 
 def enumerate_cells() -> Iterator[Cell]:
     """Every combination, in a fixed order."""
-    yield from (Cell(*x) for x in product(load_platforms(), methods(), QUANTIZATIONS))
+    yield from (Cell(*x) for x in product(load_platforms(), framework_methods(), QUANTIZATIONS))
 
 
 Rule = Callable[[Cell, Request, Facts], str | None]
@@ -165,7 +165,7 @@ def screen_cell(cell: Cell, request: Request, facts: Facts) -> Dropped | None:
 def drop(cell: Cell, rule: str, reason: str, needs_gib: float | None = None) -> Dropped:
     """The record of a dropped cell."""
     platform, method, quantization = cell
-    return Dropped(
+    return Dropped.model_construct(
         platform=platform, method=method, quantization=quantization, rule=rule, reason=reason, needs_gib=needs_gib
     )
 

@@ -3,7 +3,7 @@
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from advisor.request import Request
 from estimators.answer import MemoryEstimate, SpeedEstimate
@@ -18,7 +18,16 @@ from profiles.record import Record
 Verdict = Literal["fits", "tight", "does not fit"]
 
 
-class DataFacts(Record):
+class Answer(Record):
+    """What our own code makes of validated parts: built with `model_construct`, checked only when it is read back.
+
+    So a plain answer pays neither for validating these records nor for building their schemas.
+    """
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class DataFacts(Answer):
     """The data in numbers. Lengths in tokens; `basis` says whether they were measured, and with what.
 
     mean_len: of an example cut to the chosen length. tokens_lost: share (0 to 1) of all tokens that the cut loses.
@@ -32,7 +41,7 @@ class DataFacts(Record):
     basis: str
 
 
-class Facts(Record):
+class Facts(Answer):
     """Everything that is looked up before anything is decided; from here on all is pure."""
 
     model: ModelSpec
@@ -46,7 +55,7 @@ class Facts(Record):
     assumptions: tuple[str, ...] = ()
 
 
-class Dropped(Record):
+class Dropped(Answer):
     """A combination that is out, by which rule, and why in words and numbers.
 
     needs_gib: where memory was the reason, the least that the combination needs (high end of the estimate).
@@ -60,7 +69,7 @@ class Dropped(Record):
     needs_gib: float | None = None
 
 
-class RunCost(Record):
+class RunCost(Answer):
     """The whole run over the data: optimizer steps, seconds, and USD over all cards (None without a price)."""
 
     steps: int
@@ -69,7 +78,7 @@ class RunCost(Record):
     usd: Interval | None = None
 
 
-class Candidate(Record):
+class Candidate(Answer):
     """A plan that was evaluated. `run` is None where the data or the speed is not known.
 
     choices: why its micro-batch, checkpointing, ... are as they are, in sentences.
@@ -93,7 +102,7 @@ class Candidate(Record):
         return 1.0 - self.memory.device.high / self.memory.budget
 
 
-class RunnerUp(Record):
+class RunnerUp(Answer):
     """The next candidates, and the first criterion at which they lost."""
 
     candidate: Candidate
@@ -101,7 +110,7 @@ class RunnerUp(Record):
     why_not: str
 
 
-class Risk(Record):
+class Risk(Answer):
     """A risk by its id in the framework (K1-K4), the numbers that raise it, and the setting that guards against it."""
 
     id: Literal["K1", "K2", "K3", "K4"]
@@ -110,7 +119,7 @@ class Risk(Record):
     guard: str
 
 
-class ModelDigest(Record):
+class ModelDigest(Answer):
     """What an answer repeats of the model."""
 
     name: str
@@ -124,7 +133,7 @@ class ModelDigest(Record):
     max_position_embeddings: int
 
 
-class Recommendation(Record):
+class Recommendation(Answer):
     """The answer to a request. `best` is None where nothing fits; `way_out` then says what would.
 
     verdict: "tight" where nothing surely fits and something may. criteria: what decided, the weightiest first.
@@ -148,7 +157,7 @@ class Recommendation(Record):
     assumptions: tuple[str, ...] = ()
 
 
-class EstimateAnswer(Record):
+class EstimateAnswer(Answer):
     """The answer to one plan, with the plan."""
 
     verdict: Verdict
@@ -160,4 +169,4 @@ class EstimateAnswer(Record):
 def digest_model(model: ModelSpec) -> ModelDigest:
     """The digest of `model`."""
     fields: dict[str, Any] = {name: getattr(model, name) for name in ModelDigest.model_fields}
-    return ModelDigest(**fields)
+    return ModelDigest.model_construct(**fields)

@@ -32,7 +32,7 @@ def overfitting(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
         trained = format_count(candidate.memory.trainable_parameters)
         tokens = "" if data.mean_len is None else f" ({format_count(data.examples * data.mean_len)} tokens)"
         dropout = f", lora_dropout {plan.lora_dropout}" if plan.lora_dropout else ""
-        yield Risk(
+        yield Risk.model_construct(
             id="K1",
             title="overfitting on small data",
             finding=f"{data.examples} examples{tokens} for {trained} trained parameters",
@@ -42,7 +42,7 @@ def overfitting(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
             ),
         )
     if plan.num_epochs > MANY_EPOCHS:
-        yield Risk(
+        yield Risk.model_construct(
             id="K1",
             title="overfitting by repetition",
             finding=f"{plan.num_epochs:g} epochs; 1 to {MANY_EPOCHS} are usual for instruction data",
@@ -54,7 +54,7 @@ def forgetting(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
     """K2: full fine-tuning and soft prompts change behaviour outside the task most."""
     method = candidate.plan.method
     if method == "full":
-        yield Risk(
+        yield Risk.model_construct(
             id="K2",
             title="forgetting",
             finding=(
@@ -64,7 +64,7 @@ def forgetting(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
             guard=f"learning rate {candidate.plan.learning_rate:g}; evaluate general tasks before and after",
         )
     elif method in ("prompt", "prefix", "ptuning"):
-        yield Risk(
+        yield Risk.model_construct(
             id="K2",
             title="forgetting",
             finding="soft prompts shift general behaviour more than LoRA (PEFT's table: .13 to 1.8 against .05)",
@@ -77,28 +77,28 @@ def resource_use(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
     plan, memory = candidate.plan, candidate.memory
     free = memory.budget - memory.device.high
     if 0 <= candidate.headroom < LOW_HEADROOM:
-        yield Risk(
+        yield Risk.model_construct(
             id="K3",
             title="little headroom",
             finding=f"the high end of the estimate leaves {format_bytes(free)} of {format_bytes(memory.budget)}",
             guard="if it runs out: halve micro_batch_size and double gradient_accumulation_steps, same result",
         )
     if candidate.headroom > WASTED and plan.method != "full":
-        yield Risk(
+        yield Risk.model_construct(
             id="K3",
             title="card largely unused",
             finding=f"{format_bytes(free)} of {format_bytes(memory.budget)} stay free",
             guard="a longer seq_len, a larger model or a smaller card would do",
         )
     if plan.method == "full" and plan.quantization == "bf16" and plan.platform != "llamafactory":
-        yield Risk(
+        yield Risk.model_construct(
             id="K3",
             title="pure bf16 training",
             finding="weights and optimizer states in bf16: updates below 1/256 of a weight vanish",
             guard="--quantization fp32 keeps fp32 weights under bf16 autocast, at twice the memory",
         )
     if plan.quantization in FOUR_BIT and (facts.hardware.gpu.bf16 is False or plan.compute_dtype == "fp16"):
-        yield Risk(
+        yield Risk.model_construct(
             id="K3",
             title="4-bit with fp16 compute",
             finding="fp16 overflows in some models; artidoro/qlora reports 80 % of 7B runs ending without an error",
@@ -110,7 +110,7 @@ def maintenance(candidate: Candidate) -> Iterator[Risk]:
     """K4: platforms and methods with few users or fast changes."""
     platform = load_platforms()[candidate.plan.platform]
     if platform.maturity > 1:
-        yield Risk(
+        yield Risk.model_construct(
             id="K4",
             title="maintenance of the platform",
             finding=f"{platform.name}: {platform.maturity_reason}; licence: {platform.licence}",
@@ -118,7 +118,7 @@ def maintenance(candidate: Candidate) -> Iterator[Risk]:
         )
     if candidate.plan.method not in COMMON_METHODS:
         support = platform.methods[candidate.plan.method]
-        yield Risk(
+        yield Risk.model_construct(
             id="K4",
             title="a method that few use",
             finding=f"{get_method(candidate.plan.method).title}: {support.evidence}",

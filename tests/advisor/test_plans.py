@@ -12,7 +12,7 @@ from advisor.plans import (
     screen_cell,
 )
 from advisor.request import Request
-from estimators.methods import methods
+from estimators.methods import framework_methods
 from profiles.plan import Plan
 from profiles.platform import load_platforms
 
@@ -28,13 +28,13 @@ def test_the_space_is_the_whole_product_once():
     cells = list(enumerate_cells())
     assert len(cells) == len(set(cells)) == 3 * 8 * 7
     assert {c.platform for c in cells} == set(load_platforms())
-    assert {c.method for c in cells} == set(methods())
+    assert {c.method for c in cells} == set(framework_methods())
 
 
 def test_platform_table_covers_every_method_quantization_and_task():
     seen = 0
     for platform in load_platforms().values():
-        assert set(platform.methods) == set(methods())
+        assert set(platform.methods) == set(framework_methods())
         assert set(platform.quantizations) == {c.quantization for c in enumerate_cells()}
         for support in (*platform.methods.values(), *platform.quantizations.values(), *platform.tasks.values()):
             assert support.evidence
