@@ -58,10 +58,13 @@ class MemoryEstimate(Record):
 
     @property
     def verdict(self) -> Literal["fits", "tight", "does not fit"]:
-        """'fits' only if the whole interval does; 'tight' if the expected value does and the high end does not."""
+        """'fits' only if the whole interval does, 'does not fit' only if no part of it does, 'tight' in between.
+
+        Between the two the caching allocator decides: short of memory it gives cached segments back and tries again.
+        """
         if self.device.high <= self.budget:
             return "fits"
-        return "tight" if self.device.expected <= self.budget else "does not fit"
+        return "tight" if self.device.low <= self.budget else "does not fit"
 
 
 class WorkItem(Record):
