@@ -74,12 +74,12 @@ def compare(measurement: Measurement, forecast: Forecast | None) -> tuple[str, .
         lines.append(
             f"memory of the process: measured {format_bytes(measurement.peak_process)} (no GPU, no prediction)"
         )
-    for measured, title, predicted, show in (
-        (measurement.step_seconds_median, "a step", forecast and forecast.step_seconds, format_duration),
-        (measurement.tokens_per_second, "tokens/s", forecast and forecast.tokens_per_second, format_count),
+    for measured, title, name, show in (
+        (measurement.step_seconds_median, "a step", "step_seconds", format_duration),
+        (measurement.tokens_per_second, "tokens/s", "tokens_per_second", format_count),
     ):
         if measured is not None:
-            lines.append(_line(title, measured, predicted, show))
+            lines.append(_line(title, measured, getattr(forecast, name, None), show))
     before, after = measurement.eval_loss_before, measurement.eval_loss_after
     if before is not None and after is not None:
         verdict = "better" if after < before else "not better"
