@@ -314,10 +314,10 @@ def _delta(scope: Scope, x: Tensor, lin: Linear, tokens: float, *, forward: floa
            itemsize: int) -> Tensor:  # fmt: skip
     """base(x) + F.linear(x, delta W), delta W a dense matrix that is made in each forward and kept for backward.
 
-    forward, backward: matrices of its size that are made on the way to it, and to its parameters' gradients (in elements
-    of `itemsize` and fp32). left: bytes of these gradients.
+    forward: matrices of its size and `itemsize` that are made on the way to it. backward: bytes an element of it that
+    its parameters' gradients take on the way. left: bytes of these gradients.
     """
-    tape, regime = scope.tape, scope.regime
+    tape = scope.tape
     base = base_linear(scope, x, lin, tokens)
     weight = float(lin.in_features * lin.out_features)
     tape.scratch(0.0, itemsize * weight * (1 + forward))

@@ -17,8 +17,8 @@ from estimators.margins import allocated_interval, reserved_interval
 from estimators.methods import Method, get_method
 from estimators.overhead import context_bytes, workspace_bytes
 from estimators.regime import Regime, has_mask, resolve_regime
-from estimators.setup import layer_setup
-from estimators.standing import standing_bytes
+from estimators.setup import layer_runs, layer_setup
+from estimators.standing import standing_bytes, tensor_itemsize
 from estimators.tape import Line
 from profiles.calibration import Calibration
 from profiles.errors import UnsupportedError
@@ -87,9 +87,9 @@ class MemoryModel:
         self.trainable_parameters = method.trainable_parameters(model, plan)
         self._setup = layer_setup(method, model, plan)
         length = _length_class(self.regime, self.seq_len, bool(self._setup.prefix_tokens))
-        self._layers = [
-            (group.count, profile_layer(group.block, self.regime, self._setup, length)) for group in model.layers
-        ]
+        runs = layer_runs(method, model, plan, self.regime)
+        self._layers = [(r.count, profile_layer(r.block, r.regime, r.setup, length)) for r in runs]
+        self._reached = sum(r.count for r in runs if r.reached)
         self._heads: dict[bool, HeadProfile] = {}
         self._cast_copies = _autocast_copies(model, method, self.regime, plan)
 
@@ -104,7 +104,7 @@ class MemoryModel:
         if not regime.checkpointing:
             saved = sum(count * _point(p.saved, tokens) for count, p in self._layers)
         else:
-            saved = 0.0 if regime.offload_checkpoints else model.num_hidden_layers * checkpoint
+            saved = 0.0 if regime.offload_checkpoints else self._reached * checkpoint
         fixed: Parts = [
             ("base_weights", standing.base),
             ("adapter_weights", standing.adapters),
@@ -243,7 +243,7 @@ def _autocast_copies(model: ModelSpec, method: Method, regime: Regime, plan: Pla
         return 0.0
     total = 0.0
     for t in method.trained(model, plan):
-        itemsize = regime.trained if t.in_base else regime.adapter
+        itemsize = tensor_itemsize(t, regime)
         if itemsize > regime.compute:
             total += float(t.elements * t.tensors * regime.compute)
     return total

@@ -65,9 +65,11 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
     quantized = 4 if plan.quantization in FOUR_BIT else 8 if plan.quantization == "int8" else 0
     autocast = plan.mixed_precision if plan.mixed_precision is not None else compute < 4
     base = compute if quantized else DTYPE_BYTES[plan.quantization]
-    masters = method.trains_base and plan.platform == "llamafactory" and plan.sharding in ("none", "ddp")
-    if masters:
-        base = 4  # model/adapter.py casts trainable parameters to fp32 unless pure_bf16
+    own_weights = method.trains_base or method.id == "freeze"
+    masters = own_weights and plan.platform == "llamafactory" and plan.sharding in ("none", "ddp")
+    trained = 4 if masters else base  # model/adapter.py casts trainable parameters to fp32 unless pure_bf16
+    if method.trains_base:
+        base = trained
     kbit_prepared = bool(plan.kbit_prepared) if plan.kbit_prepared is not None else False
     rest = 4 if quantized and kbit_prepared else base
     masked = has_mask(plan) or method.adds_keys
@@ -81,7 +83,7 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         rest=rest,
         residual=rest,
         adapter=adapter,
-        trained=base,
+        trained=trained,
         kernel=attention_kernel(plan, model, gpu, in_half=compute < 4 and (autocast or rest < 4), masked=masked),
         masked=masked,
         loss=plan.loss_kernel or _loss_kernel(plan),

@@ -40,9 +40,10 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class _Trained:
-    """Sums over the trained tensors, in bytes but for `elements`."""
+    """Sums over the trained tensors, in bytes but for `elements`. `wider`: what the base's own take above its dtype."""
 
     elements: float
+    wider: float
     adapters: float
     gradients: float
     states: float
@@ -54,7 +55,8 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
     optimizer = get_optimizer(plan.optimizer)
     trained = _sum(method.trained(model, plan), optimizer, regime)
     split = shares(plan, model, regime, trains_base=method.trains_base, trained=trained.elements)
-    base = base_weight_bytes(model, regime)
+    base = base_weight_bytes(model, regime) + trained.wider
+    frozen = float(method.frozen_elements(model, plan) * regime.adapter)
     gradients, states = trained.gradients, trained.states
     if split.upcast:  # trained shards and all that follows them in fp32
         base *= FP32_BYTES / regime.base
@@ -67,7 +69,7 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
     temporary = step_temporary_bytes(optimizer, trained_bytes=own_gradients, largest_bytes=trained.largest)
     return Standing(
         base=base * on_card,
-        adapters=trained.adapters * on_card,
+        adapters=(trained.adapters + frozen) * on_card,
         gradients=own_gradients,
         states=0.0 if plan.offload_optimizer else states / split.states + trained.elements * split.masters,
         temporary=0.0 if plan.offload_optimizer else temporary,
@@ -79,16 +81,27 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
     )
 
 
+def tensor_itemsize(t: TrainedTensors, regime: Regime) -> int:
+    """Bytes an element: the adapter's, or of the base's own tensors what those are trained in."""
+    if t.is_copy:
+        return regime.rest
+    return regime.trained if t.in_base else regime.adapter
+
+
 def _sum(tensors: Iterable[TrainedTensors], optimizer: OptimizerSpec, regime: Regime) -> _Trained:
-    elements = adapters = gradients = states = largest = 0.0
+    elements = wider = adapters = gradients = states = largest = 0.0
     for t in tensors:
-        itemsize = regime.trained if t.in_base else regime.adapter
+        itemsize = tensor_itemsize(t, regime)
         n_bytes = float(t.elements * t.tensors * itemsize)
         elements += t.elements * t.tensors
-        adapters += 0.0 if t.in_base else n_bytes
+        own = t.in_base and not t.is_copy
+        adapters += 0.0 if own else n_bytes
+        wider += float(t.elements * t.tensors * (regime.trained - regime.base)) if own else 0.0
         gradients += n_bytes
         states += state_bytes(
             optimizer, elements=t.elements, tensors=t.tensors, itemsize=itemsize, embedding=t.embedding
         )
         largest = max(largest, float(t.elements * itemsize))
-    return _Trained(elements=elements, adapters=adapters, gradients=gradients, states=states, largest=largest)
+    return _Trained(
+        elements=elements, wider=wider, adapters=adapters, gradients=gradients, states=states, largest=largest
+    )

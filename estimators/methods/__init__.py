@@ -8,7 +8,7 @@ from pkgutil import iter_modules
 from estimators.methods.base import AdaptedLinear, Method, TrainedTensors
 from profiles.errors import UnknownNameError
 
-__all__ = ["AdaptedLinear", "Method", "TrainedTensors", "get_method", "methods"]
+__all__ = ["AdaptedLinear", "Method", "TrainedTensors", "framework_methods", "get_method", "methods"]
 
 
 @cache
@@ -20,6 +20,11 @@ def methods() -> dict[str, Method]:
         if method is not None:
             found[method.id] = method
     return found
+
+
+def framework_methods() -> tuple[str, ...]:
+    """Ids of the methods that advice weighs against each other."""
+    return tuple(name for name, method in methods().items() if method.framework)
 
 
 def get_method(name: str) -> Method:

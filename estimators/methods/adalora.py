@@ -7,7 +7,7 @@ zeroes entries of E, it frees nothing. So memory follows init_r.
 from collections.abc import Iterator
 
 from estimators.methods.base import AdaptedLinear, TrainedTensors, target_linears
-from estimators.methods.lora import Lora
+from estimators.methods.linear_adapter import LinearAdapter
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 
@@ -20,31 +20,39 @@ def initial_rank(plan: Plan) -> int:
     return int(given) if given is not None else max(1, round(plan.lora_rank * INIT_OVER_TARGET))
 
 
-class AdaLora(Lora):
-    """SVD-shaped adapters; `lora_rank` is the target rank."""
+def trains_ranknum(plan: Plan) -> bool:
+    """PEFT 0.21.2 upcasts the rank's counter with the adapters, and as a new parameter it asks for a gradient.
+
+    cast_adapter_dtype (tuners_utils.py) puts a Tensor into a ParameterDict; only where the adapters stood in 16 bits,
+    which they take from a base in 16 bits.
+    """
+    return plan.quantization in ("bf16", "fp16") and plan.adapter_dtype in (None, "fp32")
+
+
+class AdaLora(LinearAdapter):
+    """SVD-shaped adapters; `lora_rank` is the target rank. Runs on a quantised base too (SVDLinear4bit, 8bitLt)."""
 
     id = "adalora"
     title = "AdaLoRA"
     peft_type = "ADALORA"
+    framework = True
 
     def adapted(self, model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
         """The targets, at the initial rank."""
         rank = initial_rank(plan)
         return tuple(AdaptedLinear(linear=x.linear, layers=x.layers, rank=rank) for x in target_linears(model, plan))
 
+    def parameters(self, x: AdaptedLinear, plan: Plan) -> Iterator[TrainedTensors]:
+        """A, B, the singular values E and, by accident, the counter."""
+        yield TrainedTensors(elements=x.rank * x.linear.in_features, tensors=x.layers)
+        yield TrainedTensors(elements=x.rank * x.linear.out_features, tensors=x.layers)
+        yield TrainedTensors(elements=x.rank, tensors=x.layers)
+        if trains_ranknum(plan):
+            yield TrainedTensors(elements=1, tensors=x.layers)
+
     def adapter(self, plan: Plan) -> str:
         """Three factors, multiplied without modules."""
         return "svd"
-
-    def trained(self, model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:
-        """A, B and the singular values E."""
-        yield from super().trained(model, plan)
-        for x in self.adapted(model, plan):
-            yield TrainedTensors(elements=x.rank, tensors=x.layers)
-
-    def refusal(self, model: ModelSpec, plan: Plan) -> str | None:
-        """Runs on a quantised base too (SVDLinear4bit, SVDLinear8bitLt)."""
-        return None
 
 
 METHOD = AdaLora()

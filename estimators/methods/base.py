@@ -4,19 +4,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from profiles.errors import InvalidInputError
-from profiles.model import Linear, ModelSpec
+from profiles.model import Linear, ModelSpec, Norm
 from profiles.plan import QUANTIZED, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedTensors:
     """`tensors` equal parameters of `elements` each. `in_base`: they are the base model's own, in its dtype.
-    `embedding`: a lookup table, whose states some optimizers keep in fp32."""
+    `embedding`: a lookup table, whose states some optimizers keep in fp32. `is_copy`: they stand beside frozen ones."""
 
     elements: int
     tensors: int
     in_base: bool = False
     embedding: bool = False
+    is_copy: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +32,15 @@ class AdaptedLinear:
 class Method:
     """One fine-tuning method. Subclasses stand in one file each and override what differs.
 
-    `trains_base`: base weights get gradients. `adds_tokens`: virtual tokens run through every layer with the input;
-    `adds_keys`: they stand in the attention's keys and values only.
+    `framework`: one of the eight that advice weighs against each other. `trains_base`: base weights get gradients.
+    `adds_tokens`: virtual tokens run through every layer with the input; `adds_keys`: they stand in the attention's
+    keys and values only.
     """
 
     id: str
     title: str
     peft_type: str | None = None
+    framework = False
     trains_base = False
     needs_quantized_base = False
     adds_tokens = False
@@ -56,6 +59,14 @@ class Method:
         """Name what stands around an adapted linear: a key of estimators/adapters.py."""
         return "lora"
 
+    def frozen_elements(self, model: ModelSpec, plan: Plan) -> int:
+        """Count what the method adds in the adapter's dtype but does not train."""
+        return 0
+
+    def trains_norm(self, norm: Norm, model: ModelSpec, plan: Plan) -> bool:
+        """Whether this norm is trained though the weights beside it are not."""
+        return False
+
     def trainable_parameters(self, model: ModelSpec, plan: Plan) -> int:
         """Elements of all trained tensors."""
         return sum(t.elements * t.tensors for t in self.trained(model, plan))
@@ -71,7 +82,7 @@ def target_linears(model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
     """Resolve `target_modules` as PEFT does: 'all-linear' is every nn.Linear and Conv1D but the head.
 
     Raises:
-        InvalidInputError: a name matches no module of this model.
+        InvalidInputError: a name matches no module of this model, or its head or embedding.
     """
     wanted = set(plan.target_modules)
     found: list[AdaptedLinear] = []
@@ -80,11 +91,18 @@ def target_linears(model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
         for linear in group.block.linears:
             if linear.kind == "parameter":
                 continue
-            hits = {name for name in wanted if _matches(name, linear.name)}
+            hits = {name for name in wanted if matches(name, linear.name)}
             seen |= hits
             if hits or "all-linear" in wanted:
                 found.append(AdaptedLinear(linear=linear, layers=group.count * linear.copies, rank=plan.lora_rank))
     missing = wanted - seen
+    outside = [name for name in missing if _is_outside(name, model)]
+    if outside:
+        raise InvalidInputError(
+            "target_modules",
+            f"{outside[0]} of {model.name} takes no adapter here: TRL refuses the head, embeddings are not modelled",
+            'train a full copy of it: method_options {"modules_to_save": ["' + outside[0] + '"]}',
+        )
     if missing:
         names = sorted({x.name.rsplit(".", 1)[-1] for g in model.layers for x in g.block.linears})
         raise InvalidInputError(
@@ -95,6 +113,11 @@ def target_linears(model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
     return tuple(found)
 
 
-def _matches(target: str, name: str) -> bool:
+def _is_outside(name: str, model: ModelSpec) -> bool:
+    head = [model.head.name] if model.head is not None else []
+    return any(matches(name, other) for other in [*head, *(e.name for e in model.embeddings)])
+
+
+def matches(target: str, name: str) -> bool:
     """PEFT matches a module's whole name or its end, at a dot (tuners/tuners_utils.py check_target_module_exists)."""
     return name == target or name.endswith(f".{target}")

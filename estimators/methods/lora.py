@@ -2,28 +2,30 @@
 
 from collections.abc import Iterator
 
-from estimators.methods.base import AdaptedLinear, Method, TrainedTensors, target_linears
+from estimators.methods.base import AdaptedLinear, TrainedTensors
+from estimators.methods.linear_adapter import LinearAdapter
 from profiles.model import ModelSpec
 from profiles.plan import FOUR_BIT, Plan
 
 
-class Lora(Method):
-    """Low-rank adapters beside chosen linears of a frozen base."""
+class Lora(LinearAdapter):
+    """Low-rank adapters beside chosen linears of a frozen base; `use_dora` among the options makes it DoRA."""
 
     id = "lora"
     title = "LoRA"
     peft_type = "LORA"
-    uses_rank = True
+    framework = True
 
-    def adapted(self, model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
-        """The linears that `target_modules` names."""
-        return target_linears(model, plan)
+    def parameters(self, x: AdaptedLinear, plan: Plan) -> Iterator[TrainedTensors]:
+        """A, B and, of DoRA, the magnitude vector."""
+        yield TrainedTensors(elements=x.rank * x.linear.in_features, tensors=x.layers)
+        yield TrainedTensors(elements=x.rank * x.linear.out_features, tensors=x.layers)
+        if self.adapter(plan) == "dora":
+            yield TrainedTensors(elements=x.linear.out_features, tensors=x.layers)
 
-    def trained(self, model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:
-        """A and B of each adapted linear."""
-        for x in self.adapted(model, plan):
-            yield TrainedTensors(elements=x.rank * x.linear.in_features, tensors=x.layers)
-            yield TrainedTensors(elements=x.rank * x.linear.out_features, tensors=x.layers)
+    def adapter(self, plan: Plan) -> str:
+        """Plain, or decomposed into magnitude and direction."""
+        return "dora" if plan.method_options.get("use_dora") else "lora"
 
     def refusal(self, model: ModelSpec, plan: Plan) -> str | None:
         """A 4-bit base makes it QLoRA, which is a method of its own here."""

@@ -18,6 +18,7 @@ class PrefixTuning(Method):
     id = "prefix"
     title = "prefix tuning"
     peft_type = "PREFIX_TUNING"
+    framework = True
     adds_keys = True
 
     def trained(self, model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:

@@ -14,6 +14,7 @@ class PTuning(SoftPrompt):
     id = "ptuning"
     title = "P-tuning"
     peft_type = "P_TUNING"
+    framework = True
 
     def trained(self, model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:
         """Table and encoder (PEFT tuners/p_tuning/model.py: Linear-ReLU-Linear-ReLU-Linear)."""

@@ -1,0 +1,39 @@
+"""What all methods share that put an adapter around linears of a frozen base."""
+
+from collections.abc import Iterator
+
+from estimators.methods.base import AdaptedLinear, Method, TrainedTensors, target_linears
+from estimators.methods.saved_modules import saved_modules
+from profiles.model import ModelSpec
+from profiles.plan import QUANTIZED, Plan
+
+
+class LinearAdapter(Method):
+    """Adapters of one kind at the linears that `target_modules` names. `needs_plain_linear`: the adapter works on the
+    dense weight of an nn.Linear, so neither on a quantised base nor on GPT-2's Conv1D."""
+
+    uses_rank = True
+    needs_plain_linear = False
+
+    def adapted(self, model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
+        """The linears that `target_modules` names."""
+        return target_linears(model, plan)
+
+    def parameters(self, x: AdaptedLinear, plan: Plan) -> Iterator[TrainedTensors]:
+        """Yield what one adapted linear's adapter trains, in all its layers."""
+        raise NotImplementedError
+
+    def trained(self, model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:
+        """All adapters' tensors, and full copies of other modules where modules_to_save names them."""
+        for x in self.adapted(model, plan):
+            yield from self.parameters(x, plan)
+        yield from saved_modules(model, plan)
+
+    def refusal(self, model: ModelSpec, plan: Plan) -> str | None:
+        """Say why this method cannot be used so, or None."""
+        if self.needs_plain_linear:
+            if plan.quantization in QUANTIZED:
+                return f"{self.title} builds its update in the shape of the weight, which {plan.quantization} packs"
+            if any(x.linear.kind == "conv1d" for x in self.adapted(model, plan)):
+                return f"PEFT has no {self.title} for the Conv1D layers of {model.name}"
+        return super().refusal(model, plan)
