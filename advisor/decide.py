@@ -6,7 +6,7 @@ from typing import Any
 
 from advisor.criteria import criteria, first_loss, key_before, rank
 from advisor.evaluate import evaluate_cell
-from advisor.explain import explain_choice, explain_way_out, next_commands
+from advisor.explain import explain_choice, explain_way_out, nearest_misses, next_commands
 from advisor.plans import Cell, drop, enumerate_cells, screen_cell
 from advisor.recommendation import Candidate, Dropped, Facts, Recommendation, RunnerUp, digest_model
 from advisor.request import Request
@@ -16,6 +16,8 @@ from profiles.errors import UnsupportedError
 
 LIMITS = frozenset({"memory", "tight", "max-hours", "max-usd"})  # rules that other hardware or limits would lift
 RUNNER_UPS = 4
+NEAREST = 4
+SHORTEST = 128  # tokens; shorter sequences teach a language model little
 
 
 def survey(request: Request, facts: Facts) -> tuple[list[Candidate], list[Dropped]]:
@@ -137,9 +139,24 @@ def _outranked(cell: Cell, best: Candidate) -> Dropped:
 def _no_fit(request: Request, facts: Facts, dropped: list[Dropped]) -> Recommendation:
     if not any(d.rule in LIMITS for d in dropped):
         raise UnsupportedError(*_impossible(dropped))
-    smallest = min((d.needs_gib for d in dropped if d.needs_gib is not None), default=None)
     verdict = "tight" if any(d.rule == "tight" for d in dropped) else "does not fit"
-    return _answer(request, facts, dropped, verdict=verdict, way_out=tuple(explain_way_out(dropped, smallest, request)))
+    misses = nearest_misses(dropped, facts)
+    nearest = misses[0] if misses else None
+    shorter = _find_shorter(nearest, request, facts) if nearest is not None else None
+    way_out = tuple(explain_way_out(dropped, nearest, shorter, request))
+    shown = (*misses, *(d for d in dropped if d.rule in ("max-hours", "max-usd")))[:NEAREST]
+    return _answer(request, facts, dropped, verdict=verdict, nearest=shown, way_out=way_out)
+
+
+def _find_shorter(nearest: Dropped, request: Request, facts: Facts) -> int | None:
+    """The longest of the halved lengths at which `nearest` fits; None if it does not at any sensible one."""
+    cell, seq_len = Cell(nearest.platform, nearest.method, nearest.quantization), facts.seq_len
+    data = facts.data.model_copy(update={"mean_len": None})
+    while (seq_len := seq_len // 2) >= SHORTEST:
+        shorter = facts.model_copy(update={"seq_len": seq_len, "data": data, "lengths": None})
+        if isinstance(evaluate_cell(cell, request, shorter), Candidate):
+            return seq_len
+    return None
 
 
 def _answer(

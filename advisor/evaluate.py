@@ -1,7 +1,7 @@
-"""Cell -> Candidate: the largest micro-batch that fits, and of the ways to checkpoint the faster one.
+"""Cell -> Candidate: the fastest micro-batch that fits, and of the ways to checkpoint the faster one.
 
 The searches rest on three orders, which property tests of the estimators hold: memory rises with the micro-batch,
-checkpointing never adds memory, and at equal memory regime a larger micro-batch is never slower.
+checkpointing adds work and never adds memory, and without padding a larger micro-batch is never slower.
 """
 
 from math import ceil
@@ -33,20 +33,20 @@ def evaluate_cell(cell: Cell, request: Request, facts: Facts) -> Candidate | Dro
     return _over_limit(candidate, cell, request) or candidate
 
 
-def evaluate_plan(plan: Plan, facts: Facts, *, choices: tuple[str, ...] = ()) -> Candidate:
+def evaluate_plan(plan: Plan, facts: Facts) -> Candidate:
     """Estimate a plan as it stands.
 
     Raises:
         UnsupportedError: it cannot exist.
     """
     memory = estimate_memory(plan, facts.model, facts.hardware)
-    return _complete(plan, memory, facts, choices)
+    return _complete(plan, memory, facts)
 
 
 class _Fitting(NamedTuple):
     """The index of a micro-batch that fits, and its memory."""
 
-    index: int
+    size_index: int
     memory: MemoryEstimate
 
 
@@ -73,23 +73,38 @@ class _Search:
         plain = self._largest_fitting(draft)
         saving_draft = draft.replace(gradient_checkpointing=checkpointings(self.cell)[-1])
         if saving_draft == draft:
-            return None if plain is None else self._candidate(draft, plain, self._size_choice(plain.index))
-        if plain is not None and plain.index == len(self.sizes) - 1:
-            size = self.sizes[plain.index]
-            choice = f"micro-batch {size} fits without gradient checkpointing, which is the fastest way"
-            return self._candidate(draft, plain, choice)
+            return None if plain is None else self._fastest_size(draft, plain)
+        if plain is not None and plain.size_index == len(self.sizes) - 1:
+            choice = "gradient checkpointing is off: every micro-batch fits without it"
+            return self._with_choice(self._fastest_size(draft, plain), choice)
         saving = self._largest_fitting(saving_draft, known=plain)
         if saving is None:
             return None
-        candidate = self._candidate(saving_draft, saving, self._size_choice(saving.index))
+        candidate = self._fastest_size(saving_draft, saving)
         if plain is None:
             return self._with_choice(candidate, "gradient checkpointing is on: without it no micro-batch fits")
-        other = self._candidate(draft, plain, self._size_choice(plain.index))
+        other = self._fastest_size(draft, plain)
         return self._with_choice(min(candidate, other, key=_step_seconds), _compare(candidate, other))
+
+    def _fastest_size(self, draft: Plan, largest: _Fitting) -> Candidate:
+        """Of the micro-batches up to the largest that fits, the fastest: padding can make that a smaller one."""
+        padded = self.facts.lengths is not None or self.facts.data.mean_len is not None
+        indices = range(largest.size_index + 1) if padded else (largest.size_index,)
+        found = [self._candidate(draft, index, largest) for index in indices]
+        best = min(reversed(found), key=_step_seconds)
+        tried = ", ".join(map(str, self.sizes))
+        size, most = best.plan.micro_batch_size, self.sizes[largest.size_index]
+        if len(self.sizes) == 1:
+            choice = f"micro-batch {size} as asked for"
+        elif size < most:
+            choice = f"micro-batch {size} is faster than larger ones up to {most}, which fit too but are padded more"
+        else:
+            choice = f"micro-batch {size} is the largest of {tried} that fits so"
+        return self._with_choice(best, choice)
 
     def _largest_fitting(self, draft: Plan, known: _Fitting | None = None) -> _Fitting | None:
         """Bisect over the micro-batches. `known`: what a more demanding plan fits at, so that this one does as well."""
-        start = known.index if known is not None else 0
+        start = known.size_index if known is not None else 0
         memory = self._memory(draft, start)
         if memory.verdict != "fits":
             return None
@@ -114,23 +129,19 @@ class _Search:
         steps = accumulation(size, self.request, self.facts)
         return draft.replace(micro_batch_size=size, gradient_accumulation_steps=steps)
 
-    def _size_choice(self, index: int) -> str:
-        if len(self.sizes) == 1:
-            return f"micro-batch {self.sizes[0]} as asked for"
-        return f"micro-batch {self.sizes[index]} is the largest of {', '.join(map(str, self.sizes))} that fits so"
-
-    def _candidate(self, draft: Plan, fitting: _Fitting, choice: str) -> Candidate:
-        return _complete(self._sized(draft, fitting.index), fitting.memory, self.facts, (choice,))
+    def _candidate(self, draft: Plan, index: int, largest: _Fitting) -> Candidate:
+        memory = largest.memory if index == largest.size_index else self._memory(draft, index)
+        return _complete(self._sized(draft, index), memory, self.facts)
 
     def _with_choice(self, candidate: Candidate, choice: str) -> Candidate:
         return candidate.model_copy(update={"choices": (*candidate.choices, choice)})
 
 
-def _complete(plan: Plan, memory: MemoryEstimate, facts: Facts, choices: tuple[str, ...]) -> Candidate:
+def _complete(plan: Plan, memory: MemoryEstimate, facts: Facts) -> Candidate:
     speed = estimate_speed(plan, facts.model, facts.hardware, lengths=facts.lengths)
     quality = find_quality(plan.method, plan.quantization, kind=facts.model.kind, task=plan.task)
     return Candidate.model_construct(
-        plan=plan, memory=memory, speed=speed, run=_run_cost(plan, speed, facts), quality=quality, choices=choices
+        plan=plan, memory=memory, speed=speed, run=_run_cost(plan, speed, facts), quality=quality
     )
 
 

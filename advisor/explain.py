@@ -2,10 +2,15 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
+from math import ceil
 
+from advisor.criteria import QUALITY_FLOOR
 from advisor.recommendation import Candidate, Dropped, Facts
 from advisor.request import Request
+from estimators.methods import get_method
+from profiles.catalog import load_gpus
 from profiles.platform import load_platforms
+from profiles.quality import find_quality
 from profiles.units import format_bytes, format_duration
 
 
@@ -25,21 +30,43 @@ def explain_choice(candidate: Candidate, facts: Facts) -> Iterator[str]:
     yield f"the peak comes at {memory.peak_phase.replace('_', ' ')}, mostly {parts}"
 
 
-def explain_way_out(dropped: Sequence[Dropped], smallest_gib: float | None, request: Request) -> Iterator[str]:
-    """What would have to change where nothing can be recommended."""
+def nearest_misses(dropped: Sequence[Dropped], facts: Facts) -> list[Dropped]:
+    """What memory kept out: methods with good evidence first, then by need; the least demanding of each method."""
+
+    def order(d: Dropped) -> tuple[bool, float]:
+        tier = find_quality(d.method, d.quantization, kind=facts.model.kind, task=facts.task).tier
+        return tier > QUALITY_FLOOR, d.needs_gib or 0.0
+
+    found: dict[str, Dropped] = {}
+    for d in sorted((d for d in dropped if d.needs_gib is not None), key=order):
+        found.setdefault(d.method, d)
+    return list(found.values())
+
+
+def explain_way_out(
+    dropped: Sequence[Dropped], nearest: Dropped | None, shorter: int | None, request: Request
+) -> Iterator[str]:
+    """What would have to change where nothing can be recommended. `shorter`: a length at which `nearest` fits."""
     rules = {d.rule for d in dropped}
-    if "memory" in rules or "tight" in rules:
-        if smallest_gib is not None:
-            yield f"a card that offers {smallest_gib:.1f} GiB would do"
-        if request.seq_len is None or request.seq_len > 512:
-            yield "shorter sequences: --seq-len 512"
+    if nearest is not None and nearest.needs_gib is not None:
+        name = f"{get_method(nearest.method).title} ({nearest.quantization}, {nearest.platform})"
+        needs = ceil(nearest.needs_gib * 10) / 10
+        yield f"a card that offers {needs:.1f} GiB{_for_example(nearest.needs_gib)}: {name} fits there"
+        if shorter is not None:
+            yield f"shorter sequences: {name} fits with --seq-len {shorter}"
         if request.methods or request.quantizations or request.platforms:
-            yield "leave out --method, --quantization and --platform: other ways may fit"
-        yield "a smaller model of the same family: `ftadvise models`"
+            yield "other ways may fit: leave out --method, --quantization and --platform"
+        yield "a smaller model: `ftadvise models`"
     if "max-hours" in rules:
         yield "a higher --max-hours, fewer --epochs, or a faster card"
     if "max-usd" in rules:
         yield "a higher --max-usd, fewer --epochs, or a cheaper card"
+
+
+def _for_example(needs_gib: float) -> str:
+    cards = [g for g in load_gpus().values() if g.vendor == "NVIDIA" and g.memory_gib >= needs_gib]
+    smallest = min(cards, key=lambda g: (g.memory_gib, g.id), default=None)
+    return f" (as the {smallest.name}, {smallest.memory_gib:.1f} GiB)" if smallest is not None else ""
 
 
 def next_commands(request: Request, candidate: Candidate, facts: Facts) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ class Dropped(Answer):
 
     platform: str
     method: str
-    quantization: str
+    quantization: Quantization
     rule: str
     reason: str
     needs_gib: float | None = None
@@ -137,7 +137,8 @@ class Recommendation(Answer):
     """The answer to a request. `best` is None where nothing fits; `way_out` then says what would.
 
     verdict: "tight" where nothing surely fits and something may. criteria: what decided, the weightiest first.
-    dropped: all combinations that are neither `best` nor compared with it, each with its reason.
+    dropped: all combinations that are neither `best` nor compared with it, each with its reason. nearest: of those
+    that memory or limits kept out, the ones to look at.
     """
 
     verdict: Verdict
@@ -152,6 +153,7 @@ class Recommendation(Answer):
     runner_ups: tuple[RunnerUp, ...] = ()
     risks: tuple[Risk, ...] = ()
     dropped: tuple[Dropped, ...] = ()
+    nearest: tuple[Dropped, ...] = ()
     way_out: tuple[str, ...] = ()
     next_commands: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()

@@ -16,7 +16,8 @@ class Record(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with `changes`, validated again (pydantic's `model_copy(update=...)` is not)."""
-        return type(self).model_validate({**dict(self), **changes})
+        fields = {name: getattr(self, name) for name in type(self).model_fields}  # dict(self) has cached properties too
+        return type(self).model_validate({**fields, **changes})
 
 
 RecordT = TypeVar("RecordT", bound=Record)

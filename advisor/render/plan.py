@@ -22,7 +22,7 @@ def describe_plan(plan: Plan) -> Iterator[tuple[str, str]]:
     yield (
         "Batch",
         f"micro-batch {plan.micro_batch_size} x {plan.gradient_accumulation_steps} accumulation{cards} = "
-        f"{plan.global_batch_size} sequences of {plan.seq_len} tokens",
+        f"{plan.global_batch_size} sequence{'s' * (plan.global_batch_size > 1)} of {plan.seq_len} tokens",
     )
     settings = [
         f"gradient checkpointing {plan.gradient_checkpointing}",

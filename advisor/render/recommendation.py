@@ -11,8 +11,6 @@ from estimators.methods import get_method
 from profiles.platform import load_platforms
 from profiles.units import format_bytes, format_count
 
-NEAREST = 5
-
 
 def render_recommendation(recommendation: Recommendation, width: int | None = None) -> Page:
     """The whole answer."""
@@ -84,10 +82,11 @@ def _runner_ups(recommendation: Recommendation) -> list[str]:
 def _add_no_fit(page: Page, recommendation: Recommendation) -> None:
     page.line()
     page.line("Nothing surely fits." if recommendation.verdict == "tight" else "Nothing fits.", fg="red", bold=True)
-    nearest = sorted((d for d in recommendation.dropped if d.needs_gib is not None), key=lambda d: d.needs_gib or 0)
-    nearest += [d for d in recommendation.dropped if d.rule in ("max-hours", "max-usd")]
     page.bullets(
         "Nearest",
-        (f"{get_method(d.method).title} {d.quantization}, {d.platform}: {d.reason}" for d in nearest[:NEAREST]),
+        (
+            f"{get_method(d.method).title} {d.quantization} on {load_platforms()[d.platform].name}: {d.reason}"
+            for d in recommendation.nearest
+        ),
     )
     page.bullets("What would help", recommendation.way_out)

@@ -45,10 +45,16 @@ def stand_in_memory(plan, model, hardware, *, calibration=None):
 
 
 def stand_in_speed(plan, model, hardware, *, calibration=None, lengths=None):
-    """FLOPs at a fixed rate: a third more with checkpointing, more over a quantised base, an overhead a step."""
+    """FLOPs at a fixed rate: a third more with checkpointing, more over a quantised base, an overhead a step.
+
+    A batch is padded the more, the larger it is.
+    """
     work = 8.0 if plan.gradient_checkpointing != "none" else 6.0
     slower = {"int8": 2.0, "nf4": 1.3, "nf4-dq": 1.3, "fp4": 1.3}.get(plan.quantization, 1.0)
-    tokens = plan.global_batch_size * plan.seq_len
+    longest = plan.seq_len
+    if plan.mean_len is not None:
+        longest = min(plan.seq_len, plan.mean_len * (1 + 0.5 * (plan.micro_batch_size - 1)))
+    tokens = plan.global_batch_size * longest
     seconds = work * model.parameters * tokens / 50e12 * slower + 0.2 * plan.gradient_accumulation_steps
     real = plan.global_batch_size * (plan.mean_len or plan.seq_len)
     return SpeedEstimate(

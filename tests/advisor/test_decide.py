@@ -1,4 +1,5 @@
 import random
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -62,13 +63,14 @@ def test_only_what_surely_fits_is_recommended(make_facts):
     assert seen > 50
 
 
-def test_largest_micro_batch_that_fits_is_brute_force(make_facts):
-    """The search finds what trying every micro-batch with and without checkpointing finds."""
+@pytest.mark.parametrize("mean_len", [None, 100, 700, 2000])
+def test_the_search_finds_what_brute_force_finds(make_facts, mean_len):
+    """That is: trying every micro-batch with and without checkpointing."""
     from advisor.evaluate import evaluate_plan
 
     checked = 0
     for gib in (3.5, 5, 9, 30):
-        facts = make_facts(gib=gib)
+        facts = make_facts(gib=gib, examples=50_000, mean_len=mean_len)
         for found in survey(REQUEST, facts)[0]:
             tried = []
             for ckpt in ("none",) if found.plan.method == "prefix" else ("none", "full"):
@@ -128,12 +130,26 @@ def test_runner_ups_lost_at_a_criterion_of_the_goal(make_facts, goal):
 
 
 def test_nothing_fits_says_what_would(make_facts):
-    answer = decide(REQUEST, make_facts(gib=0.3))
+    answer = decide(REQUEST, make_facts(gib=0.5))
     assert answer.verdict == "does not fit"
     assert answer.best is None
-    assert any("GiB would do" in line for line in answer.way_out)
+    assert answer.nearest[0].method == "qlora"
+    assert len({d.method for d in answer.nearest}) == len(answer.nearest)
+    offered = float(re.search(r"offers ([\d.]+) GiB", answer.way_out[0])[1])
+    assert decide(Request(model="small-llama", methods=("qlora",)), make_facts(gib=offered)).verdict == "fits"
     needs = min(d.needs_gib for d in answer.dropped if d.needs_gib)
     assert decide(REQUEST, make_facts(gib=needs)).verdict == "fits"
+
+
+def test_a_shorter_length_that_is_proposed_does_fit(make_facts):
+    request = Request(model="small-llama", methods=("qlora",))
+    long = make_facts(gib=1.0, seq_len=8192)
+    answer = decide(request, long)
+    assert answer.best is None
+    found = re.search(r"--seq-len (\d+)", " ".join(answer.way_out))
+    assert found
+    assert decide(request, make_facts(gib=1.0, seq_len=int(found[1]))).verdict == "fits"
+    assert decide(request, make_facts(gib=1.0, seq_len=2 * int(found[1]))).best is None
 
 
 def test_limits_drop_with_numbers(make_facts):

@@ -1,10 +1,15 @@
 """`ftadvise launch`: run an emitted folder."""
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from profiles.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from advisor.emit import Forecast
 
 STOPPED = 130
 
@@ -38,4 +43,23 @@ def command(folder: Path, resume: bool, restart: bool, python: str | None, launc
     reporter = choose_reporter(as_json=as_json, forecast=run.forecast, console=make_console())
     with reporter:
         state = launchers()[launcher].run(folder, reporter, python=python, resume=resume, restart=restart)
+    if state.step > 0:
+        _compare(folder, run.forecast, as_json=as_json)
     return {"finished": 0, "stopped": STOPPED}.get(state.status, 1)
+
+
+def _compare(folder: Path, forecast: "Forecast | None", *, as_json: bool) -> None:
+    """Store what the run did, and set it beside what was predicted."""
+    from advisor.feedback import compare, record_run
+
+    measurement = record_run(folder)
+    lines = compare(measurement, forecast)
+    if as_json:
+        record = {"event": "measurement", "lines": lines, **measurement.model_dump(mode="json")}
+        click.echo(json.dumps(record, ensure_ascii=False))
+        return
+    from advisor.render.page import Page
+
+    page = Page()
+    page.bullets("Predicted and measured", lines)
+    page.show()
