@@ -60,7 +60,7 @@ def parse_gpu(text: str) -> tuple[int | None, str]:
     if not re.search(r"\w", name):
         raise InvalidInputError("gpu", f"{_shown(text)} names no card", _COUNT_HINT)
     if not name.isprintable() or len(name) > 100:
-        raise InvalidInputError("gpu", f"{_shown(name)} is no card's name", "`ftadvise list gpus` shows the names.")
+        raise InvalidInputError("gpu", f"{_shown(name)} is no card's name", "`ftadvise gpus` shows the names.")
     if _NUMBER_WORD.match(name) or _COUNTED.match(name):
         raise InvalidInputError("gpu", f"{_shown(text)} has no count that can be read", _COUNT_HINT)
     return count, name

@@ -135,7 +135,7 @@ def get_margin(quantity: str, case: str) -> Margin:
 def gpu_index() -> NameIndex:
     """Every name of every card, those of unknown memory size too."""
     names = {gpu: (row["name"], *row["aliases"]) for gpu, row in _gpu_rows().items()}
-    return NameIndex("gpu", names, "`ftadvise list gpus` shows all; --vram takes a memory size instead.")
+    return NameIndex("gpu", names, "`ftadvise gpus` shows all; --vram takes a memory size instead.")
 
 
 @cache
@@ -154,7 +154,7 @@ def model_index() -> NameIndex:
     return NameIndex(
         "model",
         {model: (*names[model], *short[model]) for model in names},
-        "`ftadvise list models` shows all; a hub id (org/name) or a folder with a config.json works too.",
+        "`ftadvise models` shows all; a hub id (org/name) or a folder with a config.json works too.",
     )
 
 
