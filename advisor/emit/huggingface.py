@@ -76,7 +76,9 @@ class HuggingFace(Emitter):
 
 
 def _method_refusal(plan: Plan) -> str | None:
-    """Options that the method does not know, or cannot take here."""
+    """Methods without a script, and options that the method does not know or cannot take here."""
+    if plan.method not in config.METHODS:
+        return f"{plan.method} is not emitted for Hugging Face yet, only {', '.join(sorted(config.METHODS))}"
     known = config.METHOD_OPTIONS.get(plan.method, frozenset())
     unknown = sorted(set(plan.method_options) - known)
     if unknown:
@@ -124,8 +126,14 @@ def dump_config(values: dict[str, Any]) -> str:
     parts = [HEADER]
     for key, value in values.items():
         comment = f"# {COMMENTS[key]}\n" if key in COMMENTS else ""
-        parts.append(comment + yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=110))
+        parts.append(comment + _dump({key: value}))
     return "\n".join(parts)
+
+
+def _dump(section: dict[str, Any]) -> str:
+    """Readable where it can be: PyYAML loses some Unicode line ends unless all of Unicode is escaped."""
+    text = yaml.safe_dump(section, sort_keys=False, allow_unicode=True, width=110)
+    return text if yaml.safe_load(text) == section else yaml.safe_dump(section, sort_keys=False, width=110)
 
 
 @cache

@@ -10,6 +10,16 @@ from profiles.plan import FOUR_BIT, QUANTIZED, FloatType, Plan
 
 DTYPES: dict[str, str] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
+# LoRA's variants are options of its config class.
+LORA_VARIANTS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "qlora": {},
+    "dora": {"use_dora": True},
+    "rslora": {"use_rslora": True},
+    "pissa": {"init_lora_weights": "pissa"},
+}
+METHODS = frozenset({*LORA_VARIANTS, "full", "adalora", "bitfit", "prompt", "prefix", "ptuning"})
+
 # Options that only one method knows, in PEFT's own names.
 LORA_OPTIONS = frozenset({"use_dora", "use_rslora", "init_lora_weights"})
 METHOD_OPTIONS: dict[str, frozenset[str]] = {
@@ -83,9 +93,9 @@ def peft_config(plan: Plan, model: ModelSpec) -> dict[str, Any] | None:
         return None
     config: dict[str, Any] = {"peft_type": kind, "task_type": "CAUSAL_LM"}
     if get_method(plan.method).uses_rank:
-        rs = plan.method_options.get("use_rslora")
+        options = LORA_VARIANTS.get(plan.method, {}) | plan.method_options
         # alpha = 2 r is the usual choice; rsLoRA divides by sqrt(r) only, so there alpha = r is ample.
-        alpha = plan.lora_alpha or plan.lora_rank * (1 if rs else 2)
+        alpha = plan.lora_alpha or plan.lora_rank * (1 if options.get("use_rslora") else 2)
         whole = plan.target_modules == ("all-linear",)
         config |= {
             "target_modules": "all-linear" if whole else list(plan.target_modules),
@@ -96,7 +106,7 @@ def peft_config(plan: Plan, model: ModelSpec) -> dict[str, Any] | None:
             config |= {"init_r": initial_rank(plan), "target_r": plan.lora_rank}
             config["total_step"] = 1  # PEFT wants a number; the run sets the true one when it knows it
         else:
-            config["r"] = plan.lora_rank
+            config |= {"r": plan.lora_rank, **LORA_VARIANTS[plan.method]}
     else:
         config["num_virtual_tokens"] = plan.num_virtual_tokens
     if plan.method == "prompt":  # from real tokens: 11 points better than random on GSM8K (PEFT method_comparison)
@@ -116,7 +126,7 @@ def learning_rate(plan: Plan, model: ModelSpec) -> float:
         return plan.learning_rate
     if plan.method == "qlora" and model.parameters > QLORA_LARGE_MODEL:
         return QLORA_LARGE_MODEL_RATE
-    return LEARNING_RATE[plan.method]
+    return LEARNING_RATE.get(plan.method, LEARNING_RATE["lora"])
 
 
 def training(plan: Plan, model: ModelSpec) -> dict[str, Any]:
