@@ -244,6 +244,8 @@ def _peft(raw: Json, plan: Json) -> _Draft:
         "max_grad_norm": 0.0,
         "zero_grad_set_to_none": True,
     }
+    if raw["method"] == "miss" and isinstance(config.get("init_weights"), str):
+        raise _SkippedError(f"MiSS's variant {config['init_weights']} is not modelled")
     if "num_virtual_tokens" in config:
         plan["num_virtual_tokens"] = config["num_virtual_tokens"]
     if config.get("use_dora") or config.get("use_rslora"):

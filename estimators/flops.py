@@ -5,10 +5,13 @@ h_q = num_heads * head_dim, L layers. Checked against NVIDIA Megatron-Bridge's p
 710e12 / 1638 tokens = 433 GFLOP a token = 6 (N + H) + 6 L h_q s / 2; LoRA 735e12 / 2643 = 278 = 4 (N + H).
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from estimators.methods import Method
-from profiles.model import Linear, ModelSpec
+from estimators.methods.freeze import Freeze, split_layers
+from profiles.model import Block, Linear, ModelSpec
+from profiles.plan import Plan
 
 FLOPS_PER_WEIGHT = 2  # a multiply and an add
 ATTENTION_BACKWARD = 2.5  # FlashAttention-2 (arXiv 2307.08691, section 4.1): five matmuls against two
@@ -29,6 +32,11 @@ class Passes(NamedTuple):
         return self.forward + self.recompute + self.grad_input + self.grad_weight
 
     @property
+    def walks(self) -> int:
+        """Times that the host walks through the layer: forward, recomputation, backward."""
+        return self.forward + self.recompute + self.grad_input
+
+    @property
     def reads(self) -> int:
         """Those that read the weight: what a quantised weight has to be dequantised for."""
         return self.forward + self.recompute + self.grad_input
@@ -37,6 +45,19 @@ class Passes(NamedTuple):
 def layer_passes(method: Method, *, checkpointing: bool) -> Passes:
     """Passes over the base's weights: frozen ones have no gradient of their own (4 N instead of 6 N)."""
     return Passes(1, int(checkpointing), 1, int(method.trains_base))
+
+
+def layer_runs(
+    method: Method, model: ModelSpec, plan: Plan, *, checkpointing: bool
+) -> Iterator[tuple[int, Block, Passes]]:
+    """(layers, block, passes) in the model's order; below the first trained layer only the forward pass runs."""
+    if isinstance(method, Freeze):
+        for count, block, trained in split_layers(model, plan):
+            yield count, block, Passes(1, int(checkpointing), 1, 1) if trained else Passes(1, 0, 0, 0)
+        return
+    passes = layer_passes(method, checkpointing=checkpointing)
+    for group in model.layers:
+        yield group.count, group.block, passes
 
 
 def active_weights(linear: Linear) -> int:

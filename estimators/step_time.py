@@ -6,10 +6,10 @@ AdamW. A value in half precision is `c` bytes, the residual stream `a` bytes (4 
 Backward elementwise work is twice the forward's: saved values and the incoming gradient are read.
 """
 
-from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
+from estimators.adapter_time import ORTHOGONALITY_LAUNCHES, add_adapter
 from estimators.answer import WorkItem
 from estimators.communication import Collective, collective_seconds, is_sharded, micro_batch_traffic, step_traffic
 from estimators.efficiency import Rates, elementwise_seconds, flash_share_of_peak, matmul_seconds, smooth_max
@@ -19,16 +19,15 @@ from estimators.flops import (
     attended_length,
     attention_forward_flops,
     head_weights,
-    layer_passes,
+    layer_runs,
 )
-from estimators.methods import AdaptedLinear, Method
+from estimators.methods import Method
 from estimators.regime import Regime
+from estimators.work import BACKWARD_ELEMENTWISE, FP32, Batch, MicroBatch, stream_bytes
 from profiles.model import Block, Linear, ModelSpec, Norm
 from profiles.plan import Plan
 from profiles.scheme import OptimizerSpec
 
-FP32 = 4
-BACKWARD_ELEMENTWISE = 2  # reads of saved values and gradients against one forward pass
 NF4_BYTES = 0.53125  # codes and fp32 absmax a block of 64; nested absmax saves 0.05 of it
 DEQUANTIZED_BYTES = 2.0
 INT8_FORWARD_BYTES = 1.0
@@ -38,8 +37,6 @@ INT8_BACKWARD_BYTES = 7.0  # two elementwise passes over CB (bitsandbytes MatMul
 NORM_LAUNCHES = {"rmsnorm": 6, "layernorm": 1}
 ROTARY_LAUNCHES = 10
 ATTENTION_LAUNCHES = 5
-LORA_LAUNCHES = 7
-LORA_FUSED_LAUNCHES = 3
 EXPERT_LAUNCHES = 6
 
 # Bytes per logit, forward and backward (memory traffic, not memory held)
@@ -47,85 +44,30 @@ LOSS_BYTES = {"full": 30.0, "chunked": 18.0, "fused": 12.0}
 # eager attention, bytes a score by its size: matmul out, scale, mask, fp32 softmax (and back to half), matmul in
 SCORE_BYTES = {2: 24.0, 4: 36.0}
 
+SCALAR_TASKS = ("classification", "reward")  # a score or a few classes in place of the vocabulary
 FOREACH_PASSES = 3.0  # foreach AdamW: about 21 tensor passes where the fused kernel makes 7
 STATE_TRAFFIC = 2  # states are read and written
-
-
-@dataclass(slots=True)
-class Work:
-    """A running sum of one kind of work."""
-
-    flops: float = 0.0
-    n_bytes: float = 0.0
-    launches: float = 0.0
-    seconds: float = 0.0
-
-    def add(self, *, flops: float = 0.0, n_bytes: float = 0.0, seconds: float = 0.0) -> None:
-        """Add one contribution."""
-        self.flops += flops
-        self.n_bytes += n_bytes
-        self.seconds += seconds
-
-
-@dataclass(slots=True)
-class Batch:
-    """Shape of a micro-batch: `sequences` of `length` computed tokens, attending over `attended` each."""
-
-    sequences: float
-    length: float
-    attended: float
-    extra_keys: int = 0
-
-    @property
-    def tokens(self) -> float:
-        """Computed tokens of a micro-batch, padding and virtual tokens with them."""
-        return self.sequences * self.length
-
-
-@dataclass(slots=True)
-class MicroBatch:
-    """Seconds of a forward and backward pass, by kind; kernels that the host launches, layers that it walks."""
-
-    work: dict[str, Work] = field(default_factory=dict)
-    launches: float = 0.0
-    layer_passes: float = 0.0
-
-    def of(self, kind: str) -> Work:
-        """The sum of that kind, made when first asked for."""
-        return self.work.setdefault(kind, Work())
-
-    @property
-    def seconds(self) -> float:
-        """GPU seconds of all kinds."""
-        return sum(w.seconds for w in self.work.values())
-
-
-def stream_bytes(regime: Regime) -> int:
-    """Bytes of a value between the linears: without autocast an fp32 residual stream makes all of it fp32.
-
-    bitsandbytes' Linear4bit computes in its own dtype and casts its output back to the input's.
-    """
-    return FP32 if regime.residual == FP32 and not regime.autocast else regime.compute
 
 
 def micro_batch(plan: Plan, model: ModelSpec, method: Method, regime: Regime, rates: Rates, batch: Batch) -> MicroBatch:
     """All work of one forward and backward pass."""
     out = MicroBatch()
-    passes = layer_passes(method, checkpointing=regime.checkpointing)
-    adapters = {x.linear.name: x for x in method.adapted(model, plan)}
-    dora = bool(plan.method_options.get("use_dora"))
-    for group in model.layers:
-        block, layers = group.block, group.count
+    ranks = {x.linear.name: x.rank for x in method.adapted(model, plan)}
+    kind, tokens = method.adapter(plan), batch.tokens
+    for layers, block, passes in layer_runs(method, model, plan, checkpointing=regime.checkpointing):
         for linear in block.linears:
-            _matmul(out, linear, layers, passes, regime, rates, batch.tokens)
-            adapter = adapters.get(linear.name)
-            if adapter is not None:
-                _adapter(out, adapter, layers, passes, regime, rates, plan, batch.tokens, dora=dora)
+            _matmul(out, linear, layers, passes, regime, rates, tokens)
+            if linear.name in ranks:
+                add_adapter(
+                    out, kind, linear, ranks[linear.name], layers,
+                    passes=passes, regime=regime, rates=rates, plan=plan, tokens=tokens,
+                )  # fmt: skip
         _attention(out, block, layers, passes, regime, rates, batch)
-        _elementwise(out, block, layers, passes, regime, rates, batch.tokens)
-        out.launches += layers * _layer_launches(block, regime) * (2 + passes.recompute)
-        out.layer_passes += layers * (2 + passes.recompute)
-    _head(out, model, passes, regime, rates, batch.tokens)
+        _elementwise(out, block, layers, passes, regime, rates, tokens)
+        out.launches += layers * _layer_launches(block, regime) * passes.walks
+        out.layer_passes += layers * passes.walks
+    if plan.task not in SCALAR_TASKS:
+        _head(out, model, method, regime, rates, tokens)
     return out
 
 
@@ -160,38 +102,6 @@ def _matmul(
         out.launches += layers * passes.reads * 6
 
 
-def _adapter(
-    out: MicroBatch, adapter: AdaptedLinear, layers: int, passes: Passes, regime: Regime, rates: Rates, plan: Plan,
-    tokens: float, *, dora: bool,
-) -> None:  # fmt: skip
-    """LoRA's two thin products (bound by memory), dropout, casts to the adapter's dtype and back, scale and add."""
-    linear, rank, c = adapter.linear, adapter.rank, stream_bytes(regime)
-    n_in, n_out = linear.in_features, linear.out_features
-    units = passes.forward + passes.recompute + BACKWARD_ELEMENTWISE
-    thin = c * (n_in + 2 * rank + n_out)
-    cast = 0 if regime.fused_kernels or regime.adapter == c else 2 * (c + regime.adapter) * n_in
-    dropout = 0 if plan.lora_dropout == 0 else (2 * c + 1) * n_in
-    combine = (3 * c if regime.fused_kernels else 5 * c) * n_out
-    n_bytes = layers * tokens * units * (thin + cast + dropout + combine)
-    flops = layers * tokens * 2.0 * rank * (n_in + n_out) * (passes.forward + passes.recompute + 2)
-    in_fp32 = regime.adapter == FP32 and not regime.autocast
-    seconds = elementwise_seconds(rates, n_bytes, tensor_bytes=tokens * n_in * c) * rates.adapters
-    seconds += flops / (rates.matmul_fp32 if in_fp32 else rates.matmul)
-    out.of("adapters").add(flops=flops, n_bytes=n_bytes, seconds=seconds)
-    launches = LORA_FUSED_LAUNCHES if regime.fused_kernels else LORA_LAUNCHES + (2 if plan.lora_dropout else 0)
-    out.launches += layers * launches * (2 + passes.recompute)
-    if dora:  # norm of W + B A in every forward pass (arXiv 2402.09353; PEFT tuners/lora/dora.py)
-        forwards = passes.forward + passes.recompute
-        extra = layers * forwards * n_in * n_out
-        n_bytes = extra * (5 * c + FP32)
-        out.of("adapters").add(
-            flops=2.0 * extra * rank,
-            n_bytes=n_bytes,
-            seconds=n_bytes / rates.bandwidth + 2.0 * extra * rank / rates.matmul,
-        )
-        out.launches += layers * forwards * 12
-
-
 def _attention(
     out: MicroBatch, block: Block, layers: int, passes: Passes, regime: Regime, rates: Rates, batch: Batch
 ) -> None:
@@ -203,18 +113,18 @@ def _attention(
     if regime.kernel in ("flash", "efficient"):
         keys = attended_length(batch.attended, causal=a.causal, window=a.sliding_window, extra_keys=batch.extra_keys)
         once = attention_forward_flops(q_width=a.q_width, v_width=v_width, keys=keys) * batch.tokens * layers
-        flops = once * (forwards + ATTENTION_BACKWARD)
+        flops = once * (forwards + ATTENTION_BACKWARD * passes.grad_input)
         best = rates.attention if regime.kernel == "flash" else rates.attention_efficient
         if c == FP32:
             best *= rates.matmul_fp32 / rates.matmul
-        n_bytes = batch.tokens * layers * c * (3 * a.q_width + 2 * v_width) * (forwards + 2)
+        n_bytes = batch.tokens * layers * c * (3 * a.q_width + 2 * v_width) * (forwards + 2 * passes.grad_input)
         seconds = flops / (best * flash_share_of_peak(batch.attended)) + n_bytes / rates.bandwidth
         out.of("attention").add(flops=flops, n_bytes=n_bytes, seconds=seconds)
         return
     keys = batch.attended + batch.extra_keys
     once = attention_forward_flops(q_width=a.q_width, v_width=v_width, keys=keys) * batch.tokens * layers
-    flops = once * (forwards + 2)
-    n_bytes = batch.tokens * keys * a.num_heads * layers * SCORE_BYTES[c] * (forwards + 1)
+    flops = once * (forwards + 2 * passes.grad_input)
+    n_bytes = batch.tokens * keys * a.num_heads * layers * SCORE_BYTES[c] * (forwards + passes.grad_input)
     seconds = flops / (rates.matmul_fp32 if c == FP32 else rates.matmul) + n_bytes / rates.bandwidth
     out.of("attention").add(flops=flops, n_bytes=n_bytes, seconds=seconds)
 
@@ -244,7 +154,7 @@ def _elementwise(
         n_bytes += 6 * c * hidden * mlp.experts_per_token  # gather, weigh, scatter
     if regime.autocast and a == FP32:
         n_bytes += 4 * (a + c) * hidden  # a cast before each linear
-    n_bytes *= layers * tokens * (passes.forward + passes.recompute + BACKWARD_ELEMENTWISE)
+    n_bytes *= layers * tokens * (passes.forward + passes.recompute + BACKWARD_ELEMENTWISE * passes.grad_input)
     seconds = elementwise_seconds(rates, n_bytes, tensor_bytes=tokens * hidden * c)
     out.of("elementwise").add(n_bytes=n_bytes, seconds=seconds)
 
@@ -268,7 +178,7 @@ def _layer_launches(block: Block, regime: Regime) -> float:
     return norms + rotary + linears + attention + activation + 2 + experts + casts
 
 
-def _head(out: MicroBatch, model: ModelSpec, passes: Passes, regime: Regime, rates: Rates, tokens: float) -> None:
+def _head(out: MicroBatch, model: ModelSpec, method: Method, regime: Regime, rates: Rates, tokens: float) -> None:
     """Final product and loss; never recomputed. Its weight's gradient only where the base is trained."""
     if model.head is None:
         return
@@ -276,7 +186,7 @@ def _head(out: MicroBatch, model: ModelSpec, passes: Passes, regime: Regime, rat
     once = matmul_seconds(rates, tokens=tokens, n_in=n_in, n_out=n_out, itemsize=regime.compute)
     if stream_bytes(regime) == FP32:
         once *= rates.matmul / rates.matmul_fp32
-    n = 2 + passes.grad_weight
+    n = 3 if method.trains_base else 2
     out.of("head").add(flops=2.0 * tokens * head_weights(model) * n, seconds=once * n)
     n_bytes = tokens * n_out * LOSS_BYTES[regime.loss]
     out.of("loss").add(n_bytes=n_bytes, seconds=n_bytes / rates.bandwidth)
@@ -287,21 +197,23 @@ def optimizer_items(
     plan: Plan, model: ModelSpec, method: Method, regime: Regime, rates: Rates, optimizer: OptimizerSpec
 ) -> list[WorkItem]:
     """The optimizer's step by bytes a state, and gradient clipping; the cards share it where states are sharded."""
-    elements, tensors = 0.0, 0.0
+    tensors, gradients, moved = 0.0, 0.0, 0.0
     for t in method.trained(model, plan):
-        elements += t.elements * t.tensors
+        size = regime.trained if t.in_base else regime.adapter
+        state = optimizer.state_tensors * size if optimizer.state_bytes is None else optimizer.state_bytes
         tensors += t.tensors
-    own = elements / plan.n_gpus if is_sharded(plan) else elements
-    size = regime.trained if method.trains_base else regime.adapter
-    state = optimizer.state_tensors * size if optimizer.state_bytes is None else optimizer.state_bytes
-    per_element = 2 * size + size + STATE_TRAFFIC * state
-    passes = FOREACH_PASSES if optimizer.step_temporary else 1.0
-    n_bytes = own * per_element * passes
+        gradients += t.elements * t.tensors * size
+        moved += t.elements * t.tensors * (3 * size + STATE_TRAFFIC * state)  # weight in and out, gradient in
+    share = 1 / plan.n_gpus if is_sharded(plan) else 1.0
+    n_bytes = moved * share * (FOREACH_PASSES if optimizer.step_temporary else 1.0)
     seconds = n_bytes / (rates.host_link if plan.offload_optimizer else rates.bandwidth)
-    host = tensors * rates.launch_per_tensor
-    items = [_item("optimizer", n_bytes=n_bytes, launches=tensors, seconds=max(seconds, host), host=host > seconds)]
+    launches = tensors
+    if method.adapter(plan) == "svd":
+        launches += ORTHOGONALITY_LAUNCHES * sum(x.layers for x in method.adapted(model, plan))
+    host = launches * rates.launch_per_tensor
+    items = [_item("optimizer", n_bytes=n_bytes, launches=launches, seconds=max(seconds, host), host=host > seconds)]
     if plan.max_grad_norm > 0:
-        n_bytes = own * size * 3  # norm, then scale in place
+        n_bytes = 3 * gradients * share  # norm, then scale in place
         items.append(_item("gradient clipping", n_bytes=n_bytes, launches=2, seconds=n_bytes / rates.bandwidth))
     return items
 

@@ -15,13 +15,13 @@ from estimators.interval import Interval
 from estimators.methods import Method, get_method
 from estimators.regime import Regime, resolve_regime
 from estimators.step_time import (
-    Batch,
     communication_seconds,
     micro_batch,
     offload_seconds,
     optimizer_items,
     overlapped,
 )
+from estimators.work import Batch
 from profiles.calibration import Calibration
 from profiles.catalog import find_gpu, get_optimizer
 from profiles.dataset import LengthDistribution

@@ -14,7 +14,8 @@ from estimators.efficiency import (
 from estimators.flops import head_weights, layer_matmul_weights
 from estimators.methods import get_method
 from estimators.regime import resolve_regime
-from estimators.step_time import Batch, micro_batch, optimizer_items
+from estimators.step_time import micro_batch, optimizer_items
+from estimators.work import Batch, MicroBatch
 from profiles.catalog import find_gpu, get_optimizer
 from profiles.families import describe_model
 from profiles.plan import Plan
@@ -40,7 +41,7 @@ def rates(gpu: str = "a100-80-sxm") -> Rates:
     return found
 
 
-def work(gpu: str = "a100-80-sxm", **fields: object):
+def work(gpu: str = "a100-80-sxm", **fields: object) -> MicroBatch:
     plan = Plan.model_validate({"model": "m", "seq_len": 2048, "micro_batch_size": 4, **fields})
     method, regime = get_method(plan.method), resolve_regime(plan, LLAMA_8B, find_gpu(gpu))
     batch = Batch(sequences=plan.micro_batch_size, length=plan.seq_len, attended=plan.seq_len)
@@ -135,3 +136,10 @@ def test_smooth_max_lies_at_or_little_above_the_larger() -> None:
     assert smooth_max(3.0, 0.0) == 3.0
     assert 3.0 < smooth_max(3.0, 1.0) < 3.02
     assert smooth_max(1.0, 1.0) == pytest.approx(2 ** (1 / 4))
+
+
+def test_freezing_lower_layers_leaves_their_forward_pass_only() -> None:
+    plan = {"method": "freeze", "gradient_checkpointing": "none", "method_options": {"freeze_trainable_layers": 8}}
+    tokens, weights = 4 * 2048, layer_matmul_weights(LLAMA_8B)
+    expected = 2 * tokens * weights * (24 / 32 * 1 + 8 / 32 * 3)
+    assert work(**plan).work["matmul"].flops == pytest.approx(expected)

@@ -240,7 +240,10 @@ def test_published_runs_stay_within_the_error_budget() -> None:
         ({"method": "prompt", "num_virtual_tokens": 200}, 4461 / 7174),
         ({"method": "prefix", "num_virtual_tokens": 200}, 7525 / 7174),
         ({"target_modules": ("gate_proj", "up_proj", "down_proj"), "lora_rank": 10}, 6309 / 7174),
-        ({"method_options": {"use_dora": True}}, 5941 / 7174),
+        ({"method": "dora"}, 5941 / 7174),
+        ({"method": "adalora", "lora_rank": 32, "method_options": {"init_r": 64}}, 5891 / 7174),
+        ({"method": "ia3", "target_modules": ("all-linear",)}, 7225 / 7174),
+        ({"method": "ln_tuning"}, 7966 / 7174),
     ],
 )
 def test_methods_relative_to_lora_in_pefts_table(other: dict[str, object], measured: float) -> None:

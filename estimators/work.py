@@ -1,0 +1,64 @@
+"""Sums of work: FLOPs, bytes, seconds by kind, and the shape of the micro-batch that causes them."""
+
+from dataclasses import dataclass, field
+
+from estimators.regime import Regime
+
+FP32 = 4
+BACKWARD_ELEMENTWISE = 2  # reads of saved values and gradients against one forward pass
+
+
+@dataclass(slots=True)
+class Work:
+    """A running sum of one kind of work."""
+
+    flops: float = 0.0
+    n_bytes: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, *, flops: float = 0.0, n_bytes: float = 0.0, seconds: float = 0.0) -> None:
+        """Add one contribution."""
+        self.flops += flops
+        self.n_bytes += n_bytes
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
+class Batch:
+    """Shape of a micro-batch: `sequences` of `length` computed tokens, attending over `attended` each."""
+
+    sequences: float
+    length: float
+    attended: float
+    extra_keys: int = 0
+
+    @property
+    def tokens(self) -> float:
+        """Computed tokens of a micro-batch, padding and virtual tokens with them."""
+        return self.sequences * self.length
+
+
+@dataclass(slots=True)
+class MicroBatch:
+    """A forward and backward pass: work by kind, kernels that the host launches, layers that it walks."""
+
+    work: dict[str, Work] = field(default_factory=dict)
+    launches: float = 0.0
+    layer_passes: float = 0.0
+
+    def of(self, kind: str) -> Work:
+        """The sum of that kind, made when first asked for."""
+        return self.work.setdefault(kind, Work())
+
+    @property
+    def seconds(self) -> float:
+        """GPU seconds of all kinds."""
+        return sum(w.seconds for w in self.work.values())
+
+
+def stream_bytes(regime: Regime) -> int:
+    """Bytes of a value between the linears: without autocast an fp32 residual stream makes all of it fp32.
+
+    bitsandbytes' Linear4bit computes in its own dtype and casts its output back to the input's.
+    """
+    return FP32 if regime.residual == FP32 and not regime.autocast else regime.compute
