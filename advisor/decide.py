@@ -15,7 +15,7 @@ from estimators.throughput import why_no_speed
 from profiles.errors import UnsupportedError
 
 LIMITS = frozenset({"memory", "tight", "max-hours", "max-usd"})  # rules that other hardware or limits would lift
-RUNNER_UPS = 4
+RUNNER_UPS = 3
 NEAREST = 4
 SHORTEST = 128  # tokens; shorter sequences teach a language model little
 

@@ -5,16 +5,13 @@ Only config.json is ever fetched: never weights, never a repository's code.
 
 import hashlib
 import json
-import logging
 import os
 import re
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
 from typing import Any
 
 from advisor.hub_cache import find_cached
-from profiles.catalog import ModelRow, load_model_rows, model_index
+from profiles.catalog import ModelRow, find_exact_model_row, load_model_rows, model_index
 from profiles.errors import AdviseError, InvalidInputError, InvalidModelError, UnknownNameError
 from profiles.families import describe_model
 from profiles.model import ModelSpec
@@ -55,6 +52,9 @@ def find_known(ref: str) -> ModelRow | None:
     """The catalogue's row for `ref`, or None: never the network."""
     if not _CATALOGUE_NAME.match(ref) or _is_path(ref):
         return None
+    exact = find_exact_model_row(ref)
+    if exact is not None:
+        return exact
     known = model_index().get(ref)
     return load_model_rows()[known] if known else None
 
@@ -182,6 +182,10 @@ def _download_config(hub_id: str, offline: bool, token: str | None) -> Path:
 
 def _fetch(hub_id: str, token: str | None, deadline_s: float) -> Path:
     """Download config.json into the hub's cache, quietly. Raises TimeoutError after `deadline_s` seconds."""
+    import logging
+    from queue import Empty, Queue
+    from threading import Thread
+
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 

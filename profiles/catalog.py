@@ -111,6 +111,16 @@ def find_model_row(name: str) -> ModelRow:
 
 
 @cache
+def find_exact_model_row(name: str) -> ModelRow | None:
+    """The model listed under exactly `name`: reads one row, where `find_model_row` indexes every name of all."""
+    content = _read("models")
+    for row in content["rows"]:
+        if name == row["id"] or name in row.get("aliases", ()) or name in row.get("variants", ()):
+            where = f"models.json: {row['id']}"
+            return parse_record(ModelRow, _with_sources(row, content["sources"], where), where)
+    return None
+
+
 def get_quantization(name: str) -> QuantizationSpec:
     """Raises UnknownNameError."""
     rows = load_quantizations()

@@ -121,12 +121,14 @@ def test_the_lazy_search_finds_the_winner_of_the_whole_survey(make_facts, goal, 
 @pytest.mark.parametrize("goal", sorted(ORDER))
 def test_runner_ups_lost_at_a_criterion_of_the_goal(make_facts, goal):
     answer = decide(Request(model="small-llama", goal=goal), make_facts())
-    assert len(answer.runner_ups) == 4
+    assert len(answer.runner_ups) == 3
     for runner_up in answer.runner_ups:
         assert runner_up.criterion in ORDER[goal]
         assert runner_up.why_not
         assert runner_up.candidate.key != answer.best.key
-    assert {r.candidate.plan.platform for r in answer.runner_ups} >= {"llamafactory", "unsloth"}
+    ways = {r.candidate.key[:2] for r in answer.runner_ups} | {answer.best.key[:2]}
+    assert len(ways) == 4
+    assert len({platform for platform, _ in ways}) >= 2
 
 
 def test_nothing_fits_says_what_would(make_facts):
