@@ -86,7 +86,8 @@ def load_rows(path, tokenizer, training):
     """The rows of a JSON Lines file. The loss is taken on answers only, wherever rows tell question from answer."""
     if not Path(path).is_file():
         return None
-    rows = Dataset.from_json(path, cache_dir="runs/cache")
+    with open(path, encoding="utf-8") as file:  # load_dataset would take brackets in the folder's name for a pattern
+        rows = Dataset.from_list([json.loads(line) for line in file])
     columns = rows.column_names
     chats = "messages" in columns or ("prompt" in columns and not isinstance(rows[0]["prompt"], str))
     if chats and tokenizer.chat_template is None:

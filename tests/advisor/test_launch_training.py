@@ -1,0 +1,200 @@
+"""Real training on the CPU through emit and launch: a random tiny Llama, and (slow) SmolLM2-135M."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advisor.dataset import read_dataset, split, write_normalised
+from advisor.emit import Source, emit, write_emission
+from advisor.facts import resolve_model
+from advisor.feedback import compare, measure_run, record_run
+from advisor.launch import launchers, load_run_file
+from advisor.launch.metrics import read_course
+from advisor.launch.monitor import PlainLog
+from profiles.errors import InvalidInputError
+from profiles.plan import Plan
+from profiles.store import Store
+
+pytestmark = pytest.mark.platform
+ROOT = Path(__file__).parents[2]
+STEPS = 24
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def build_model(folder: Path, *, bias: bool = False) -> Path:
+    """A Llama of 90 000 random weights, with a tokenizer of bytes."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    tokens = ["<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")  # no pad token, as Llama's
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokens), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, attention_bias=bias, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def write_run(folder: Path, plan: Plan, rows: Path) -> Path:
+    parts = split(read_dataset(rows), plan.eval_fraction, plan.seed)
+    model = resolve_model(plan.model)
+
+    def add_data(out: Path) -> None:
+        write_normalised(parts.train, out / "data" / "train.jsonl")
+        write_normalised(parts.evaluation, out / "data" / "eval.jsonl")
+
+    form = parts.train.format.form
+    return write_emission(emit(plan, model, Source(model_ref=str(plan.model), form=form)), folder, add_data=add_data)
+
+
+def tiny_plan(model: Path, method: str = "lora", **changes: Any) -> Plan:
+    values = {"model": str(model), "gpu": "cpu", "method": method, "quantization": "fp32", "seq_len": 96}
+    more = {"micro_batch_size": 8, "max_steps": 10, "learning_rate": 1e-2, "eval_fraction": 0.1}
+    return Plan.model_validate({**values, **more, **changes})
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the suite's other processes need the other core
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    rows = [{"instruction": f"{i} plus {j}?", "output": f"The sum is {i + j}."} for i in range(10) for j in range(10)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+class StopAtStep(PlainLog):
+    """Presses Ctrl-C once."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self._at: int | None = step
+
+    def event(self, event: Any) -> None:
+        super().event(event)
+        if event.event == "step" and self._at is not None and event.step >= self._at:
+            self._at = None
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_tiny_llama_learns_stops_resumes_and_its_adapter_loads(tiny: Path, sums: Path, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run [1]", tiny_plan(tiny, max_steps=STEPS), sums)
+    local = launchers()["local"]
+    stopped = local.run(folder, StopAtStep(2))
+    assert stopped.status == "stopped", (folder / "runs/train.log").read_text()[-2000:]
+    assert 2 <= stopped.step < STEPS
+    with pytest.raises(InvalidInputError, match="earlier run"):
+        local.run(folder, PlainLog())
+    state = local.run(folder, PlainLog(), resume=True)
+    assert (state.status, state.step) == ("finished", STEPS)
+
+    course = read_course(folder / "runs" / "metrics.jsonl")
+    assert [e.step for e in course.steps] == list(range(1, STEPS + 1))
+    assert course.losses[-1] < course.losses[0] - 1.0
+    assert course.eval_losses[-1][1] < course.eval_losses[0][1] - 1
+    assert all(e.tokens and e.seconds and e.process for e in course.steps)
+
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    tuned = AutoPeftModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    ids = torch.arange(2, 34)[None]
+    with torch.no_grad():
+        difference = (tuned(ids).logits - AutoModelForCausalLM.from_pretrained(tiny)(ids).logits).abs().max()
+        merged = (tuned(ids).logits - tuned.merge_and_unload()(ids).logits).abs().max()
+    assert difference > 0.1
+    assert merged < 1e-3
+
+    store = Store(tmp_path / "home")
+    measured = record_run(folder, store)
+    assert store.measurements.load() == (measured,)
+    assert record_run(folder, store) == measured
+    assert measured.finished
+    assert measured.steps == STEPS
+    assert measured.trainable_parameters == load_run_file(folder).trainable_parameters
+    assert measured.environment.versions["trl"] == "1.16.0"
+    lines = compare(measured, None)
+    assert any("better" in line for line in lines)
+    assert any("memory of the process" in line for line in lines)
+
+
+def test_a_run_without_steps_is_no_measurement(tiny: Path, sums: Path, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", tiny_plan(tiny), sums)
+    with pytest.raises(InvalidInputError, match="has not logged"):
+        measure_run(folder)
+
+
+CELLS = {
+    "full": {},
+    "bitfit": {},
+    "adalora": {"max_steps": 30},
+    "prompt": {"learning_rate": 0.3},
+    "prefix": {"gradient_checkpointing": "none"},
+    "ptuning": {},
+    "qlora": {"quantization": "nf4-dq"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", CELLS)
+def test_every_method_trains_and_loads_again(method: str, sums: Path, tmp_path: Path) -> None:
+    model = build_model(tmp_path / "model", bias=method == "bitfit")
+    folder = write_run(tmp_path / "run", tiny_plan(model, method, **CELLS[method]), sums)
+    state = launchers()["local"].run(folder, PlainLog())
+    assert state.status == "finished", (folder / "runs/train.log").read_text()[-2000:]
+    course = read_course(folder / "runs" / "metrics.jsonl")
+    assert course.start is not None
+    assert course.start.trainable_parameters == load_run_file(folder).trainable_parameters
+    assert course.eval_losses[-1][1] < course.eval_losses[0][1]
+
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    kind = AutoModelForCausalLM if method in ("full", "bitfit") else AutoPeftModelForCausalLM
+    kind.from_pretrained(folder / "model")
+    if method == "adalora":
+        pattern = json.loads((folder / "model" / "adapter_config.json").read_text())["rank_pattern"]
+        assert sum(map(sum, pattern.values())) == 16 * len(pattern)  # pruned from 24 each to the target on average
+
+
+@pytest.mark.slow
+def test_smollm2_gets_better_at_held_out_instructions(tmp_path: Path) -> None:
+    assets = tmp_path / "assets"
+    subprocess.run([sys.executable, ROOT / "demo" / "prepare.py", assets], check=True)
+    plan = Plan(
+        model=str(assets / "model"), gpu="cpu", quantization="fp32", gradient_checkpointing="none", seq_len=128,
+        micro_batch_size=4, max_steps=16, learning_rate=1e-3, lr_scheduler="linear", eval_fraction=0.08,
+    )  # fmt: skip
+    folder = write_run(tmp_path / "run", plan, assets / "instructions.jsonl")
+    assert launchers()["local"].run(folder, PlainLog()).status == "finished"
+    measured = measure_run(folder)
+    assert measured.trainable_parameters == 4_884_480
+    assert measured.eval_loss_before is not None
+    assert measured.eval_loss_after is not None
+    assert measured.eval_loss_after < measured.eval_loss_before - 0.03
