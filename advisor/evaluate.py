@@ -97,7 +97,10 @@ class _Search:
         if len(self.sizes) == 1:
             choice = f"micro-batch {size} as asked for"
         elif size < most:
-            choice = f"micro-batch {size} is faster than larger ones up to {most}, which fit too but are padded more"
+            choice = (
+                f"micro-batch {size}: larger ones up to {most} fit too, but are slower by the estimate "
+                "(unequal lengths are padded and masked)"
+            )
         else:
             choice = f"micro-batch {size} is the largest of {tried} that fits so"
         return self._with_choice(best, choice)

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from advisor.recommendation import Candidate, Dropped
 from advisor.render.console import make_console
-from profiles.units import format_bytes, format_duration
+from profiles.units import format_duration, gib_from_bytes
 
 
 def print_plans(
@@ -18,19 +18,21 @@ def print_plans(
     """Print what fits, best first, and the drops by rule or one by one."""
     console = console or make_console()
     if ranked:
-        table = Table(box=None, padding=(0, 1), header_style="bold")
-        for name, right in (("platform", 0), ("method", 0), ("base", 0), ("batch", 0), ("ckpt", 0), ("peak", 1),
-                            ("high end", 1), ("tok/s", 1), ("run", 1), ("tier", 1)):  # fmt: skip
-            table.add_column(name, justify="right" if right else "left", no_wrap=True)
+        timed = any(c.run is not None for c in ranked)
+        table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+        for name in ("platform", "method", "base", "batch", "ckpt"):
+            table.add_column(name, no_wrap=True)
+        for name in ("GiB", "to GiB", "tok/s", *(["run"] if timed else []), "tier"):
+            table.add_column(name, justify="right", no_wrap=True)
         for c in ranked:
             plan, device = c.plan, c.memory.device
-            speed = f"{c.speed.tokens_per_second.expected:,.0f}" if c.speed else "-"
-            run = format_duration(c.run.seconds.expected) if c.run else "-"
-            batch = f"{plan.micro_batch_size}x{plan.gradient_accumulation_steps}"
-            table.add_row(
-                plan.platform, plan.method, plan.quantization, batch, plan.gradient_checkpointing,
-                format_bytes(device.expected), format_bytes(device.high), speed, run, str(c.quality.tier),
-            )  # fmt: skip
+            cells = [plan.platform, plan.method, plan.quantization]
+            cells += [f"{plan.micro_batch_size}x{plan.gradient_accumulation_steps}", plan.gradient_checkpointing]
+            cells += [f"{gib_from_bytes(device.expected):.1f}", f"{gib_from_bytes(device.high):.1f}"]
+            cells.append(f"{c.speed.tokens_per_second.expected:,.0f}" if c.speed is not None else "-")
+            if timed:
+                cells.append(format_duration(c.run.seconds.expected) if c.run is not None else "-")
+            table.add_row(*cells, str(c.quality.tier))
         console.print(table)
     else:
         console.print(Text("Nothing fits.", style="bold red"))
@@ -39,7 +41,7 @@ def print_plans(
         rules = ", ".join(f"{n} {rule}" for rule, n in Counter(d.rule for d in dropped).most_common())
         console.print(Text(f"{len(ranked)} combinations fit; {len(dropped)} dropped ({rules}): --dropped says why."))
         return
-    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("platform", "method", "rule"):
         table.add_column(name, no_wrap=True)
     table.add_column("base and reason", overflow="fold")

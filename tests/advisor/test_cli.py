@@ -43,11 +43,16 @@ def test_an_answer_names_everything_that_has_to_be_set(ask):
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
-@pytest.mark.parametrize("argv", [BASE, ESTIMATE, ["plans", *BASE], ["gpus"], ["doctor"]])
+@pytest.mark.parametrize(
+    "argv",
+    [BASE, ESTIMATE, ["plans", *BASE, "--examples", "9999999"], ["plans", *BASE, "--dropped"], ["gpus"], ["models"],
+     ["doctor"]],
+)  # fmt: skip
 def test_screens_stay_within_their_width_and_have_no_colour_in_pipes(ask, monkeypatch, columns, argv):
     monkeypatch.setenv("COLUMNS", columns)
     _, out, _ = ask(*argv)
     assert "\x1b" not in out
+    assert "…" not in out
     lines = [line for line in out.splitlines() if not line.lstrip().startswith("ftadvise ")]
     assert max(map(len, lines)) <= int(columns)
 
@@ -235,6 +240,7 @@ def test_help_of_every_command_has_examples_or_a_sentence(ask):
         code, text, _ = ask(name, "--help")
         assert code == 0
         assert "Usage: ftadvise" in text
+    assert "..." not in out.replace("[ARGS]...", "")
 
 
 def test_registry_is_the_folder():

@@ -18,7 +18,7 @@ Examples:
 @request_options
 @json_option
 def command(as_json: bool, **fields: Any) -> int:
-    """Recommend how to fine-tune a model on this hardware (the default command)."""
+    """Recommend how to fine-tune a model here (the default)."""
     from advisor.api import advise
 
     recommendation = advise(build_request(fields))

@@ -9,7 +9,7 @@ from advisor.cli.options import json_option
 @click.option("--hub", is_flag=True, help="Also ask the hub whether it answers (uses the network).")
 @json_option
 def command(hub: bool, as_json: bool) -> int:
-    """Check driver, CUDA, torch, library versions, disk and hub access."""
+    """Check driver, CUDA, torch, versions, disk and hub. Each finding says what it means."""
     from advisor.doctor import examine
 
     findings = examine(ask_hub=hub)

@@ -23,7 +23,10 @@ Examples:
 @click.option("--force", is_flag=True, help="Replace files of the same name in DIR.")
 @json_option
 def command(plan_path: str | None, out: str, force: bool, as_json: bool, **fields: Any) -> int:
-    """Write the recommended run into a folder: script, settings, requirements, data, and one command."""
+    """Write the recommended run into a folder.
+
+    Script, settings, requirements and data, with one command to run them; no ftadvise is needed for it.
+    """
     from advisor.api import advise, facts
     from advisor.evaluate import evaluate_plan
     from advisor.project import write_project

@@ -58,7 +58,7 @@ def command(
     as_json: bool,
     **fields: Any,
 ) -> int:
-    """Estimate memory and speed of one plan, from options or from JSON."""
+    """Estimate memory and speed of one plan. It comes from options, from JSON, or both."""
     given = {name: value for name, value in fields.items() if value is not None}
     settings = _parse_settings(assignments)
     if jsonl:

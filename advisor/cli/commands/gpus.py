@@ -9,7 +9,7 @@ from advisor.cli.options import json_option
 @click.argument("query", required=False, default="")
 @json_option
 def command(query: str, as_json: bool) -> int:
-    """List the cards of the catalogue; QUERY narrows by any part of a name."""
+    """List the catalogue's cards. QUERY narrows by any part of a name."""
     from profiles.catalog import load_gpus
 
     word = query.casefold()

@@ -32,7 +32,7 @@ Exit codes: 0 finished, 1 failed, 2 could not start, 130 stopped.
 @click.option("--launcher", default="local", show_default=True, help="How to run it.")
 @click.option("--json", "as_json", is_flag=True, help="Progress as JSON lines.")
 def command(folder: Path, resume: bool, restart: bool, python: str | None, launcher: str, as_json: bool) -> int:
-    """Run what `emit` wrote, show its progress, and compare it with the forecast."""
+    """Run an emitted folder and watch it. At its end the forecast stands beside what was measured."""
     from advisor.launch import launchers, load_run_file
     from advisor.launch.monitor import choose_reporter
     from advisor.render.console import make_console

@@ -9,7 +9,7 @@ from advisor.cli.options import json_option
 @click.argument("query", required=False, default="")
 @json_option
 def command(query: str, as_json: bool) -> int:
-    """List the models of the catalogue; QUERY narrows by any part of a name. Any hub id or folder works as well."""
+    """List the catalogue's models. QUERY narrows by any part of a name; any hub id or folder works as well."""
     from profiles.catalog import load_model_rows
 
     word = query.casefold()

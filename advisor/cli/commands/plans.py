@@ -18,7 +18,7 @@ Examples:
 @click.option("--dropped", is_flag=True, help="Show what was dropped, by which rule and why.")
 @json_option
 def command(dropped: bool, as_json: bool, **fields: Any) -> int:
-    """Show all combinations: what fits, and with --dropped why the others do not."""
+    """Show every combination that fits. With --dropped, also why the others do not."""
     from advisor.assess import assess
     from advisor.decide import survey
 

@@ -10,7 +10,7 @@ NAMES = ("plan", "request", "estimate", "recommendation")
 @click.command()
 @click.argument("name", type=click.Choice(NAMES), default="plan")
 def command(name: str) -> int:
-    """Print the JSON schema of a record: plan and request go in, estimate and recommendation come out."""
+    """Print the JSON schema of a record. Plan and request go in, estimate and recommendation come out."""
     from advisor.recommendation import EstimateAnswer, Recommendation
     from advisor.request import Request
     from profiles.plan import Plan
