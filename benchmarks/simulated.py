@@ -121,8 +121,9 @@ def simulate_all(jobs: list[Job], n_processes: int) -> Iterator[Simulation | str
     torch.compile = lambda f=None, **_: f if f is not None else (lambda g: g)
     import bitsandbytes
     import peft
+    import trl.trainer.utils
 
-    del transformers, bitsandbytes, peft
+    del transformers, bitsandbytes, peft, trl
     torch.set_num_threads(1)
     with multiprocessing.get_context("fork").Pool(n_processes, maxtasksperchild=1) as pool:
         yield from pool.imap(attempt, jobs, chunksize=1)

@@ -37,13 +37,17 @@ def wrap(model: Any, plan: Plan, spec: ModelSpec, regime: Regime) -> Any:
 
     config = peft_config(plan, spec)
     in_fp32 = regime.adapter == 4 or plan.quantization in QUANTIZED
-    model = peft.get_peft_model(model, config, autocast_adapter_dtype=in_fp32)
-    if regime.adapter < 4 and plan.quantization in QUANTIZED:
-        dtype = torch.float16 if regime.compute_dtype == "fp16" else torch.bfloat16
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and "lora_magnitude_vector" not in name:
-                parameter.data = parameter.data.to(dtype)  # TRL 1.16 sft_trainer.py
-    return model
+    return peft.get_peft_model(model, config, autocast_adapter_dtype=in_fp32)
+
+
+def cast_adapters(model: Any, plan: Plan, regime: Regime) -> None:
+    """TRL 1.16 (sft_trainer.py) casts the adapters of a quantised base to 16 bits after PEFT made them in fp32."""
+    if regime.adapter == 4 or plan.quantization not in QUANTIZED:
+        return
+    dtype = torch.float16 if regime.compute_dtype == "fp16" else torch.bfloat16
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_magnitude_vector" not in name:
+            parameter.data = parameter.data.to(dtype)
 
 
 def peft_config(plan: Plan, spec: ModelSpec) -> Any:

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from estimators.regime import Regime
-from estimators.simulate.adapters import wrap
+from estimators.simulate.adapters import cast_adapters, wrap
 from estimators.simulate.load import layer_index, load
-from estimators.simulate.trace import Stage
 from estimators.simulate.tracker import Tracker
 from profiles.errors import InvalidModelError, UnsupportedError
 from profiles.model import ModelSpec
@@ -41,10 +40,19 @@ def build(plan: Plan, spec: ModelSpec, regime: Regime, tracker: Tracker, *, num_
     model = empty_model(plan, spec, regime, num_layers=num_layers)
     layers = find_layers(model)
     compute_dtype = DTYPES[regime.compute_dtype]
-    load(model, tracker, quantization=plan.quantization, compute_dtype=compute_dtype, layers=layers)
+    load(
+        model,
+        tracker,
+        quantization=plan.quantization,
+        compute_dtype=compute_dtype,
+        layers=layers,
+        num_layers=spec.num_hidden_layers,
+    )
     model = _checkpointing(_kbit(model, plan), regime)
     model = wrap(model, plan, spec, regime)
     model.train()
+    _name_parameters(model, plan, layers, tracker)
+    cast_adapters(model, plan, regime)
     _name_parameters(model, plan, layers, tracker)
     trained = tuple(p for p in model.parameters() if p.requires_grad)
     if not trained:
@@ -159,20 +167,21 @@ def _mark_layers(model: Any, layers: str, tracker: Tracker) -> None:
         module.simulated_name = name
     stack = base.get_submodule(layers)
     for index, layer in enumerate(stack):
-        _mark_layer(layer, index, "loss" if index == len(stack) - 1 else "forward", tracker)
+        _mark_layer(layer, index, tracker, last=index == len(stack) - 1)
     torch.nn.modules.module.register_module_forward_pre_hook(
         lambda module, _: setattr(tracker, "module", getattr(module, "simulated_name", ""))
     )
 
 
-def _mark_layer(layer: Any, index: int, then: Stage, tracker: Tracker) -> None:
+def _mark_layer(layer: Any, index: int, tracker: Tracker, *, last: bool) -> None:
     kind = type(layer)
 
     class Marked(kind):  # type: ignore[misc, valid-type]
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             tracker.enter("forward", index)
             out = super().__call__(*args, **kwargs)
-            tracker.enter(then)
+            if last:
+                tracker.enter("loss")  # what happens between two layers counts to the first of them
             hidden = out[0] if isinstance(out, tuple) else out
             if hidden.requires_grad:
                 hidden.register_hook(lambda _: tracker.enter("backward", index))

@@ -6,6 +6,7 @@ on the device in full first.
 """
 
 import re
+from collections import Counter
 from typing import Any
 
 import torch
@@ -17,14 +18,21 @@ from profiles.plan import QUANTIZED
 DEVICE = "cuda:0"
 
 
-def load(model: Any, tracker: Tracker, *, quantization: str, compute_dtype: torch.dtype, layers: str) -> None:
-    """Materialise a model that stands on the meta device. `layers` is the dotted name of its list of layers."""
+def load(
+    model: Any, tracker: Tracker, *, quantization: str, compute_dtype: torch.dtype, layers: str, num_layers: int
+) -> None:
+    """Materialise a model that stands on the meta device.
+
+    layers: the dotted name of its list of layers. num_layers: how many the whole model has; this one may have fewer.
+    """
     chosen = _to_quantize(model) if quantization in QUANTIZED else set()
     quantize = quantizer(quantization, compute_dtype) if chosen else None
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     parameters = {n: p for n, p in model.named_parameters(remove_duplicate=True) if n not in tied}
-    bits = 4 if quantization not in ("int8",) else 8
-    tracker.transient(sum(_loaded_bytes(n, p, chosen, bits) for n, p in parameters.items()), "caching_allocator_warmup")
+    tracker.transient(
+        _total_bytes(parameters, chosen, 8 if quantization == "int8" else 4, layers, num_layers),
+        "caching_allocator_warmup",
+    )
     for name in sorted(parameters, key=_natural):
         layer = layer_index(name, layers)
         tracker.layer = layer if layer is not None else -1
@@ -58,9 +66,17 @@ def _to_quantize(model: Any) -> set[str]:
     }
 
 
-def _loaded_bytes(name: str, parameter: torch.Tensor, chosen: set[str], bits: int) -> int:
-    elements = int(parameter.numel())
-    return elements * bits // 8 if name in chosen else elements * int(parameter.element_size())
+def _total_bytes(
+    parameters: dict[str, torch.nn.Parameter], chosen: set[str], bits: int, layers: str, num_layers: int
+) -> int:
+    """get_total_byte_count of the whole model: layers that are missing here count as the last one."""
+    by_layer = Counter[int | None]()
+    for name, parameter in parameters.items():
+        elements = int(parameter.numel())
+        size = elements * bits // 8 if name in chosen else elements * int(parameter.element_size())
+        by_layer[layer_index(name, layers)] += size
+    last = max(i for i in by_layer if i is not None)
+    return sum(by_layer.values()) + (num_layers - last - 1) * by_layer[last]
 
 
 def _fill(model: Any, name: str, empty: torch.nn.Parameter, quantize: Any) -> None:

@@ -38,10 +38,10 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         self.layer = -1
         self.module = ""
         self.failed_op = ""
-        self.device_ops = 0
         self._live: dict[int, int] = {}
         self._references: dict[int, weakref.ref[Any]] = {}
         self._multiplying: set[int] = set()
+        self._copied_from: dict[int, int] = {}
         self.enter("load")
 
     # -- where the run is
@@ -59,11 +59,16 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         """Say what the storages of `tensors` are, and which layer they belong to."""
         for tensor in tensors:
             index = None if tensor is None else self._live.get(tensor.untyped_storage()._cdata)
-            if index is not None:
-                storage = self.trace.storages[index]
-                storage.label = label
-                if layer is not None:
-                    storage.layer = layer
+            if index is None:
+                continue
+            storage = self.trace.storages[index]
+            storage.label = label
+            if layer is None:
+                continue
+            storage.layer = layer
+            source = self._copied_from.get(index)  # PEFT makes adapters in one dtype and casts them when all are made
+            if source is not None and self.trace.storages[source].layer < 0:
+                self.trace.storages[source].layer = layer
 
     def transient(self, n_bytes: int, op: str, layer: int = -1) -> None:
         """An allocation that comes and goes at once."""
@@ -115,10 +120,13 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
 
     def layer_of(self, argument: Any) -> int:
         """Layer that a tensor's storage belongs to; -1 for none, or for what is no tensor."""
+        index = self._index(argument)
+        return -1 if index is None else self.trace.storages[index].layer
+
+    def _index(self, argument: Any) -> int | None:
         if isinstance(argument, torch.Tensor) and argument.layout == torch.strided:
-            index = self._live.get(argument.untyped_storage()._cdata)
-            return -1 if index is None else self.trace.storages[index].layer
-        return -1
+            return self._live.get(argument.untyped_storage()._cdata)
+        return None
 
     def _owners(self, args: tuple[Any, ...]) -> list[int]:
         """Layers that an operation's outputs belong to: its first argument's, element by element for a list."""
@@ -144,10 +152,10 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
             if needs and name in SCRATCH_FIRST:
                 held = [self._born(n, f"{name} (scratch)", 0, layer, "dequantized_weights") for n in needs]
                 out = self._run(func, name, args, kwargs)
-                self._note(out, name, owners, layer)
+                self._note(out, name, args, owners, layer)
             else:
                 out = self._run(func, name, args, kwargs)
-                self._note(out, name, owners, layer)
+                self._note(out, name, args, owners, layer)
                 held = [self._born(n, f"{name} (scratch)", 0, layer) for n in needs]
             for index in held:
                 self._die(index)
@@ -156,9 +164,13 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
             raise
         return out
 
-    def _note(self, out: Any, name: str, owners: list[int], layer: int) -> None:
+    def _note(self, out: Any, name: str, args: tuple[Any, ...], owners: list[int], layer: int) -> None:
         if isinstance(out, torch.Tensor):
             self._see(out, name, layer)
+            if name == "aten::_to_copy" and self.stage == "load":
+                source, copy = self._index(args[0]), self._index(out)
+                if source is not None and copy is not None:
+                    self._copied_from[copy] = source
         elif isinstance(out, list | tuple):
             leaves = tree_leaves(out)
             paired = len(owners) == len(leaves)

@@ -18,6 +18,10 @@ from profiles.units import KIB, MIB
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl")
 DEFAULT_CAPABILITY = (8, 0)
+# PEFT methods that treat each layer by itself, or none; others (prefixes, shared banks) grow with the number of layers
+BY_LAYER = frozenset(
+    {"LORA", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3", "LN_TUNING", "HRA", "MISS", "PROMPT_TUNING", "P_TUNING"}
+)
 
 
 class SimulationError(AdviseError):
@@ -118,8 +122,10 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
 
 
 def _uniform(job: Job) -> bool:
-    """Whether all layers are alike, so that some can stand for all."""
-    if len(job.model.layers) != 1 or job.model.kind == "encoder-decoder" or job.plan.method == "freeze":
+    """Whether all layers are alike, and so are what the method adds to them: then some can stand for all."""
+    if len(job.model.layers) != 1 or job.model.kind == "encoder-decoder" or job.plan.method in ("freeze", "prefix"):
+        return False
+    if job.plan.method_options.get("peft_type", "LORA") not in BY_LAYER:
         return False
     if any("layer" in option for option in job.plan.method_options):
         return False  # the method itself names layers

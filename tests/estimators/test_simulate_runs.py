@@ -1,0 +1,248 @@
+"""The simulated tier on the real libraries: what a run must hold, against itself, the records, and published runs.
+
+All jobs run in one child process that imports the libraries once and forks for each.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from estimators.methods import get_method
+from estimators.simulate import Simulation
+from estimators.simulate.job import Job
+from profiles.catalog import find_gpu
+from profiles.families import describe_model
+from profiles.gpu import Hardware
+from profiles.model import ModelSpec
+from profiles.plan import Plan
+from profiles.units import GIB
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.platform
+
+ROOT = Path(__file__).parents[2]
+SERVER = """
+import json, sys
+from benchmarks.simulated import simulate_all
+from estimators.simulate.job import Job
+jobs = [Job.model_validate(j) for j in json.load(sys.stdin)]
+out, sys.stdout = sys.stdout, sys.stderr
+answers = [a if isinstance(a, str) else a.model_dump(mode="json") for a in simulate_all(jobs, 2)]
+json.dump(answers, out)
+"""
+TINY = {
+    "model_type": "llama", "vocab_size": 2000, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 8,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+QWEN = TINY | {"model_type": "qwen2", "tie_word_embeddings": True}
+LLAMA_3B = {
+    "model_type": "llama", "vocab_size": 128256, "hidden_size": 3072, "intermediate_size": 8192,
+    "num_hidden_layers": 28, "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128,
+    "max_position_embeddings": 131072, "tie_word_embeddings": True,
+}  # fmt: skip
+TINYLLAMA = {
+    "model_type": "llama", "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632,
+    "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 64,
+    "max_position_embeddings": 2048, "tie_word_embeddings": False,
+}  # fmt: skip
+
+BASE = {"method": "lora", "micro_batch_size": 2, "seq_len": 512}
+METHODS = {
+    "full": {}, "lora": {}, "qlora": {}, "adalora": {}, "bitfit": {"model": QWEN}, "prompt": {}, "ptuning": {},
+    "prefix": {"gradient_checkpointing": "none"},
+}  # fmt: skip
+STRETCHED = {
+    "lora": {}, "full-plain": {"method": "full", "gradient_checkpointing": "none"},
+    "qlora-plain": {"method": "qlora", "gradient_checkpointing": "none", "optimizer": "adamw_torch"},
+    "llamafactory": {"platform": "llamafactory", "method": "lora"},
+}  # fmt: skip
+VARIANTS = {
+    "plain": {"gradient_checkpointing": "none"},
+    "longer": {"seq_len": 1024},
+    "wider": {"micro_batch_size": 4},
+    "rank": {"lora_rank": 64},
+    "fused-logits": {"model": TINY | {"vocab_size": 100_000}},
+    "full-logits": {"model": TINY | {"vocab_size": 100_000}, "loss_kernel": "full"},
+    "foreach": {"method": "full", "optimizer": "adamw_torch"},
+    "fused": {"method": "full", "optimizer": "adamw_torch_fused"},
+    "8bit": {"method": "full", "optimizer": "adamw_8bit"},
+    "paged": {"method": "full", "optimizer": "paged_adamw_8bit"},
+    "sgd": {"method": "full", "optimizer": "sgd"},
+    "kept": {"method": "full", "optimizer": "sgd", "zero_grad_set_to_none": False},
+    "accumulated": {"gradient_accumulation_steps": 8},
+    "eager": {"attention": "eager", "gradient_checkpointing": "none"},
+    "sdpa": {"attention": "sdpa", "gradient_checkpointing": "none"},
+    "dora": {"method_options": {"peft_type": "LORA", "use_dora": True, "r": 16, "target_modules": "all-linear"}},
+    "unknown-to-us": {"method_options": {"peft_type": "HRA", "target_modules": "all-linear"}},
+    "int8": {"quantization": "int8"},
+    "not-in-peft": {"method_options": {"peft_type": "NO_SUCH"}},
+    "breaks": {"method_options": {"peft_type": "LORA", "target_modules": ["no_such_module"]}},
+}
+
+
+def job(config: dict[str, object] = TINY, *, gpu: str = "l40s", layers: str = "extrapolate", **plan: object) -> Job:
+    config = plan.pop("model", config)  # type: ignore[assignment]
+    batches = plan.pop("batches", ())
+    more = {k: plan.pop(k) for k in ("zero_grad", "empty_cache_every", "release_outputs") if k in plan}
+    return Job(
+        plan=Plan.model_validate({"model": "test"} | BASE | plan),
+        model=describe_model(dict(config), "test"),  # type: ignore[call-overload]
+        hardware=Hardware(gpu=find_gpu(gpu)),
+        layers=layers,
+        batches=batches,
+        **more,
+    )
+
+
+# Published: PEFT's MetaMathQA benchmark (L40S, max_memory_reserved 20.762 GiB), its loop and batches as in
+# benchmarks/simulated.py; fitcheck-llm 0.3.1 (T4, max_memory_allocated 3.2109 GiB, 2 x 1024, sdpa).
+PUBLISHED = {
+    "peft-lora": job(
+        LLAMA_3B, micro_batch_size=4, seq_len=648, lora_rank=32, target_modules=("q_proj", "v_proj"),
+        mixed_precision=False, keep_outputs=True, use_cache=True, padding_mask=True, gradient_checkpointing="none",
+        loss_kernel="full", optimizer="adamw_torch", batches=((4, 216), (4, 648)), zero_grad="start",
+        empty_cache_every=1,
+    ),
+    "fitcheck-lora": job(
+        TINYLLAMA, gpu="t4", micro_batch_size=2, seq_len=1024, quantization="fp16", lora_rank=32,
+        target_modules=("q_proj", "k_proj", "v_proj", "o_proj"), mixed_precision=False, compute_dtype="fp16",
+        adapter_dtype="fp32", max_grad_norm=0.0, keep_outputs=True, loss_kernel="full", optimizer="adamw_torch",
+        attention="eager", release_outputs=True,
+    ),
+}  # fmt: skip
+
+JOBS: dict[str, Job] = {
+    **{f"method {m}": job(method=m, **changes) for m, changes in METHODS.items()},
+    **{f"{how} {n}": job(layers=how, **c) for n, c in STRETCHED.items() for how in ("whole", "extrapolate")},
+    **{f"variant {n}": job(**changes) for n, changes in VARIANTS.items()},
+    **{f"published {n}": j for n, j in PUBLISHED.items()},
+}
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, Simulation | str]:
+    jobs = json.dumps([j.model_dump(mode="json") for j in JOBS.values()])
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER], input=jobs, capture_output=True, text=True, cwd=ROOT, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert len(found) == len(JOBS)
+    return {n: a if isinstance(a, str) else Simulation.model_validate(a) for n, a in zip(JOBS, found, strict=True)}
+
+
+@pytest.fixture
+def found(answers):
+    """Look a run up by name; its failure is the test's."""
+
+    def look_up(name: str) -> Simulation:
+        answer = answers[name]
+        assert not isinstance(answer, str), answer
+        return answer
+
+    return look_up
+
+
+def components(simulation: Simulation, phase: str) -> dict[str, float]:
+    return {c.name: c.n_bytes for p in simulation.phases if p.name == phase for c in p.components}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_method_trains_is_what_the_real_code_trains(found, method):
+    run: Job = JOBS[f"method {method}"]
+    trainable = get_method(method).trainable_parameters(run.model, run.plan)
+    assert found(f"method {method}").trainable_parameters == trainable
+    assert len(METHODS) == 8
+
+
+@pytest.mark.parametrize("name", STRETCHED)
+def test_stretched_and_whole_agree(found, name):
+    whole, stretched = found(f"whole {name}"), found(f"extrapolate {name}")
+    assert stretched.layers_traced < whole.layers_traced == whole.layers == 8
+    assert [p.name for p in stretched.phases] == [p.name for p in whole.phases]
+    for a, b in zip(stretched.phases, whole.phases, strict=True):
+        assert a.allocated == pytest.approx(b.allocated, rel=0.002), a.name
+    assert stretched.peak_reserved == pytest.approx(whole.peak_reserved, rel=0.03)
+    assert stretched.trainable_parameters == whole.trainable_parameters
+
+
+def test_states_follow_the_parameters(found):
+    """Sizes known by definition: bf16 base, fp32 adapters, gradients, two fp32 moments (rounding to 512 B aside)."""
+    spec: ModelSpec = JOBS["method lora"].model
+    held = components(found("method lora"), "optimizer_step")
+    trainable = found("method lora").trainable_parameters
+    assert held["base_weights"] == pytest.approx(2 * spec.parameters, rel=0.01)
+    assert held["adapter_weights"] == pytest.approx(4 * trainable, rel=0.02)
+    assert held["gradients"] == pytest.approx(4 * trainable, rel=0.02)
+    assert held["optimizer_states"] == pytest.approx(8 * trainable, rel=0.15)  # and a step count for each tensor
+
+
+def test_every_phase_is_the_sum_of_its_components(found):
+    for name in ("method full", "method qlora", "variant full-logits"):
+        for phase in found(name).phases:
+            assert sum(c.n_bytes for c in phase.components) == phase.allocated
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        ("method lora", "variant plain"),
+        ("method lora", "variant longer"),
+        ("method lora", "variant wider"),
+        ("method lora", "variant rank"),
+        ("variant fused-logits", "variant full-logits"),
+        ("method lora", "method full"),
+        ("method qlora", "method lora"),
+        ("variant sdpa", "variant eager"),
+        ("variant sgd", "variant fused"),
+        ("variant sgd", "variant kept"),
+        ("variant paged", "variant 8bit"),
+        ("variant 8bit", "variant fused"),
+        ("method lora", "variant dora"),
+    ],
+)
+def test_more_of_it_takes_more(found, less, more):
+    assert found(less).peak_allocated < found(more).peak_allocated
+    assert found(less).peak_reserved <= found(more).peak_reserved
+
+
+def test_the_foreach_optimizer_needs_a_temporary_and_the_fused_none(found):
+    parameters = JOBS["variant foreach"].model.parameters
+    foreach = components(found("variant foreach"), "optimizer_step").get("optimizer_temporary", 0)
+    fused = components(found("variant fused"), "optimizer_step").get("optimizer_temporary", 0)
+    assert foreach == pytest.approx(2 * parameters, rel=0.05)
+    assert fused < 0.05 * parameters
+
+
+def test_accumulation_holds_gradients_through_the_backward(found):
+    once, often = found("method lora"), found("variant accumulated")
+    extra = components(often, "layer_backward")["gradients"] - components(once, "layer_backward").get("gradients", 0)
+    assert extra == pytest.approx(4 * once.trainable_parameters, rel=0.2)
+
+
+def test_methods_that_only_peft_knows_run_too(found):
+    for name in ("variant unknown-to-us", "variant dora", "variant int8"):
+        assert found(name).peak_allocated > found(name).after_load > 0
+
+
+def test_failures_say_what_failed(answers):
+    assert "no method 'NO_SUCH'" in answers["variant not-in-peft"]
+    assert "failed in stage load" in answers["variant breaks"]
+    assert "no_such_module" in answers["variant breaks"]
+
+
+def test_published_lora_on_l40s(found):
+    assert found("published peft-lora").peak_reserved == pytest.approx(20.762 * GIB, rel=0.02)
+
+
+def test_published_lora_on_t4(found):
+    assert found("published fitcheck-lora").peak_allocated == pytest.approx(3518 * 2**20, rel=0.003)
+
+
+def test_time_and_memory_of_the_simulator(found):
+    assert found("published peft-lora").rss < GIB
+    assert {len(found(n).timeline) > 100 for n in JOBS if n.startswith("method")} == {True}
