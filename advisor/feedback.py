@@ -14,7 +14,7 @@ from estimators.interval import Interval
 from profiles.errors import InvalidInputError
 from profiles.measurement import Environment, Measurement
 from profiles.store import Store
-from profiles.units import format_bytes, format_count, format_duration
+from profiles.units import format_bytes, format_count
 
 
 def measure_run(folder: Path) -> Measurement:
@@ -75,7 +75,7 @@ def compare(measurement: Measurement, forecast: Forecast | None) -> tuple[str, .
             f"memory of the process: measured {format_bytes(measurement.peak_process)} (no GPU, no prediction)"
         )
     for measured, title, name, show in (
-        (measurement.step_seconds_median, "a step", "step_seconds", format_duration),
+        (measurement.step_seconds_median, "a step", "step_seconds", _seconds),
         (measurement.tokens_per_second, "tokens/s", "tokens_per_second", format_count),
     ):
         if measured is not None:
@@ -96,6 +96,10 @@ def _line(title: str, measured: float, predicted: Interval | None, show: Callabl
         f"{title}: measured {show(measured)}, predicted {show(predicted.expected)} ({error:+.1%}), "
         f"{inside} the predicted {show(predicted.low)} to {show(predicted.high)}"
     )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s"
 
 
 def _eval_loss(course: Course, *, first: bool) -> float | None:

@@ -6,7 +6,7 @@ from advisor.emit.base import Forecast, Source
 from estimators.interval import Interval
 from profiles.model import ModelSpec
 from profiles.plan import QUANTIZED, Plan
-from profiles.units import format_bytes, format_count, format_duration
+from profiles.units import format_bytes, format_count
 
 
 def readme(
@@ -51,7 +51,7 @@ def expectations(forecast: Forecast) -> list[str]:
         f"({format_bytes(memory.low)} to {format_bytes(memory.high)}, with 90 % confidence)"
     ]
     if forecast.step_seconds is not None:
-        lines.append(f"- a step: {_range(forecast.step_seconds, format_duration)}")
+        lines.append(f"- a step: {_range(forecast.step_seconds, lambda seconds: f'{seconds:.3g} s')}")
     if forecast.tokens_per_second is not None:
         lines.append(f"- tokens/s: {_range(forecast.tokens_per_second, format_count)}")
     return lines

@@ -54,14 +54,13 @@ def build_model(folder: Path, *, bias: bool = False) -> Path:
 
 def write_run(folder: Path, plan: Plan, rows: Path) -> Path:
     parts = split(read_dataset(rows), plan.eval_fraction, plan.seed)
-    model = resolve_model(plan.model)
 
     def add_data(out: Path) -> None:
         write_normalised(parts.train, out / "data" / "train.jsonl")
         write_normalised(parts.evaluation, out / "data" / "eval.jsonl")
 
-    form = parts.train.format.form
-    return write_emission(emit(plan, model, Source(model_ref=str(plan.model), form=form)), folder, add_data=add_data)
+    source = Source(model_ref=str(plan.model), form=parts.train.format.form)
+    return write_emission(emit(plan, resolve_model(plan.model), source), folder, add_data=add_data)
 
 
 def tiny_plan(model: Path, method: str = "lora", **changes: Any) -> Plan:
