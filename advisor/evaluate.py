@@ -4,14 +4,12 @@ The searches rest on three orders, which property tests of the estimators hold: 
 checkpointing adds work and never adds memory, and without padding a larger micro-batch is never slower.
 """
 
-from math import ceil
 from typing import NamedTuple
 
 from advisor.plans import Cell, accumulation, checkpointings, draft_plan, drop, micro_batches, optimizers, shardings
 from advisor.recommendation import Candidate, Dropped, Facts, RunCost
 from advisor.request import Request
 from estimators.answer import MemoryEstimate, SpeedEstimate
-from estimators.interval import Interval
 from estimators.memory import estimate_memory
 from estimators.throughput import estimate_speed
 from profiles.errors import UnsupportedError
@@ -101,6 +99,8 @@ class _Search:
                 f"micro-batch {size}: larger ones up to {most} fit too, but are slower by the estimate "
                 "(unequal lengths are padded and masked)"
             )
+        elif size == self.sizes[-1]:
+            choice = f"micro-batch {size} is the whole batch: nothing is accumulated"
         else:
             choice = f"micro-batch {size} is the largest of {tried} that fits so"
         return self._with_choice(best, choice)
@@ -169,18 +169,16 @@ def _compare(with_checkpointing: Candidate, without: Candidate) -> str:
 
 
 def _run_cost(plan: Plan, speed: SpeedEstimate | None, facts: Facts) -> RunCost | None:
-    """Steps, seconds and USD over the data; the price range widens the interval."""
+    """The run over the examples that are not held out. None where the data or the speed are not known."""
     data = facts.data
     if speed is None or data.examples is None or data.mean_len is None:
         return None
-    steps = plan.max_steps or max(1, ceil(data.examples * plan.num_epochs / plan.global_batch_size))
-    seconds = speed.step_seconds.scaled(steps)
-    usd = None
-    if facts.price is not None:
-        low, high = (price * plan.n_gpus / HOUR for price in (facts.price.low, facts.price.high))
-        usd = Interval(low=seconds.low * low, expected=seconds.expected * (low + high) / 2, high=seconds.high * high)
-    tokens = data.examples * data.mean_len * plan.num_epochs
-    return RunCost.model_construct(steps=steps, tokens=tokens, seconds=seconds, usd=usd)
+    from estimators.cost import cost_usd, run_length
+
+    trained = max(1, data.examples - round(data.examples * plan.eval_fraction))
+    length = run_length(plan, speed, examples=trained, mean_len=data.mean_len)
+    usd = cost_usd(length.seconds, n_gpus=plan.n_gpus, price=facts.price) if facts.price is not None else None
+    return RunCost.model_construct(steps=length.steps, tokens=length.tokens, seconds=length.seconds, usd=usd)
 
 
 def _drop_for_memory(cell: Cell, memory: MemoryEstimate) -> Dropped:
