@@ -51,7 +51,7 @@ def expectations(forecast: Forecast) -> list[str]:
         f"({format_bytes(memory.low)} to {format_bytes(memory.high)}, with 90 % confidence)"
     ]
     if forecast.step_seconds is not None:
-        lines.append(f"- a step: {_range(forecast.step_seconds, lambda seconds: f'{seconds:.3g} s')}")
+        lines.append(f"- a step: {_range(forecast.step_seconds, _seconds)}")
     if forecast.tokens_per_second is not None:
         lines.append(f"- tokens/s: {_range(forecast.tokens_per_second, format_count)}")
     return lines
@@ -59,6 +59,10 @@ def expectations(forecast: Forecast) -> list[str]:
 
 def _range(interval: Interval, show: Callable[[float], str]) -> str:
     return f"{show(interval.expected)} ({show(interval.low)} to {show(interval.high)})"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s"
 
 
 def _code(text: str) -> str:
