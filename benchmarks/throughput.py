@@ -32,7 +32,7 @@ PRIORS: dict[str, tuple[float, float]] = {
     "elementwise": (0.75, 0.2),
     "l2_gain": (1.0, 0.5),
     "dequantize": (0.28, 0.25),
-    "launch_seconds": (12e-6, 0.15),
+    "launch_seconds": (12e-6, 0.1),
     "tile_loss": (0.15, 0.35),
     "depth_loss": (150.0, 0.5),
     "communication_overlap": (0.8, 0.15),

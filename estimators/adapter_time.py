@@ -13,7 +13,7 @@ LAUNCHES = {
     "svd": 9,
     "dora": 19,
     "ia3": 4,
-    "oft": 40,
+    "oft": 60,
     "loha": 14,
     "lokr": 12,
     "vera": 11,
