@@ -58,8 +58,8 @@ class _Search:
 
     def run(self) -> Candidate | None:
         draft = draft_plan(self.cell, self.request, self.facts)
-        for sharding in shardings(self.facts):
-            for optimizer in optimizers(self.cell, self.facts):
+        for optimizer in optimizers(self.cell):
+            for sharding in shardings(self.facts):
                 variant = draft.replace(sharding=sharding, optimizer=optimizer)
                 found = self._fastest(variant)
                 if found is not None:

@@ -4,7 +4,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from math import ceil
 
-from advisor.criteria import QUALITY_FLOOR
+from advisor.criteria import QUALITY_FLOOR, know
+from advisor.plans import Cell
 from advisor.recommendation import Candidate, Dropped, Facts
 from advisor.request import Request
 from estimators.methods import get_method
@@ -24,10 +25,17 @@ def explain_choice(candidate: Candidate, facts: Facts) -> Iterator[str]:
     support = platform.methods[plan.method]
     ran = "run here on a CPU" if support.ran else "read in its sources, not run here"
     yield f"{platform.name}: {support.evidence} ({ran})"
+    if not is_emitted(candidate, facts):
+        yield f"{platform.name} is run by hand: ftadvise writes no {facts.task} project of this kind for it yet"
     yield from candidate.choices
     largest = sorted(memory.peak.components, key=lambda c: -c.n_bytes)[:2]
     parts = " and ".join(f"{c.name.replace('_', ' ')} ({format_bytes(c.n_bytes)})" for c in largest)
     yield f"the peak comes at {memory.peak_phase.replace('_', ' ')}, mostly {parts}"
+
+
+def is_emitted(candidate: Candidate, facts: Facts) -> bool:
+    """Whether `ftadvise emit` can write the plan out."""
+    return know(Cell(*candidate.key), facts).emitted
 
 
 def nearest_misses(dropped: Sequence[Dropped], facts: Facts) -> list[Dropped]:
@@ -72,7 +80,7 @@ def _for_example(needs_gib: float) -> str:
 def next_commands(request: Request, candidate: Candidate, facts: Facts) -> tuple[str, ...]:
     """The commands that write and start the recommended run, as they are typed; none where it cannot be written."""
     plan = candidate.plan
-    if facts.task not in load_platforms()[plan.platform].emitted_tasks or facts.model.kind != "causal-lm":
+    if not is_emitted(candidate, facts):
         return ()
     model = request.model if isinstance(request.model, str) else "MODEL"
     directory = f"{model.rstrip('/').split('/')[-1]}-{plan.method}"

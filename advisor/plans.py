@@ -235,8 +235,8 @@ def checkpointings(cell: Cell) -> tuple[Checkpointing, ...]:
     return ("none", "unsloth") if cell.platform == "unsloth" else ("none", "full")
 
 
-def optimizers(cell: Cell, facts: Facts) -> tuple[str, ...]:
-    """The plain one, and where all weights have states, the one with 8-bit states if the plain one does not fit."""
+def optimizers(cell: Cell) -> tuple[str, ...]:
+    """The plain one, and where all weights have states, the one with 8-bit states if the plain one fits in no way."""
     return ("adamw_torch_fused", "adamw_8bit") if cell.method == "full" else ("adamw_torch_fused",)
 
 

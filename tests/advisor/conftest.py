@@ -31,10 +31,11 @@ def stand_in_memory(plan, model, hardware, *, calibration=None):
     """Weights by storage, 12 bytes a trained parameter, activations linear in tokens and 10 times less checkpointed."""
     trained = get_method(plan.method).trainable_parameters(model, plan)
     per_token = model.num_hidden_layers * model.hidden_size * (3 if plan.gradient_checkpointing != "none" else 30)
+    cards = plan.n_gpus if plan.sharding == "fsdp2" else 1
     parts = {
-        "base_weights": BYTES[plan.quantization] * model.parameters,
+        "base_weights": BYTES[plan.quantization] * model.parameters / cards,
         "saved_activations": per_token * plan.tokens_per_micro_batch,
-        "optimizer_states": (4 if "8bit" in plan.optimizer else 12) * trained,
+        "optimizer_states": (4 if "8bit" in plan.optimizer else 12) * trained / cards,
     }
     phase = Phase(name="loss", components=tuple(Component(name=n, n_bytes=b) for n, b in parts.items()))
     around = Interval.around(phase.n_bytes, 0.02, 0.04)

@@ -196,3 +196,15 @@ def test_every_method_and_storage_has_evidence():
                 assert quality.tier == max(quality.method.tier, quality.storage.tier)
                 assert quality.method.sources
     assert len(pairs) == 56
+
+
+def test_several_cards_shard_before_the_optimizer_is_quantised(make_facts):
+    plan = best(make_facts(gib=8, n_gpus=8), methods=("full",), quantizations=("bf16",)).plan
+    assert plan.optimizer == "adamw_torch_fused"
+
+
+def test_what_cannot_be_written_has_no_next_command(make_facts):
+    answer = decide(Request(model="small-llama", platforms=("unsloth",)), make_facts())
+    assert answer.best is not None
+    assert answer.next_commands == ()
+    assert any("by hand" in reason for reason in answer.reasons)

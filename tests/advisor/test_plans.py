@@ -128,3 +128,24 @@ def test_a_plan_names_its_card_so_that_it_can_be_replayed(make_facts):
     assert again == plan
     assert again.gpu["memory_gib"] == 20.0
     assert name_card(make_facts(vendor="CPU").hardware) == "cpu"
+
+
+def test_the_platform_table_says_what_the_emitters_do():
+    """`emitted_tasks` is data so that a plain answer need not load the emitters; it has to agree with them."""
+    from advisor.emit import Source, emitters
+    from profiles.families import describe_model
+
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 128,
+    }  # fmt: skip
+    model = describe_model(config, "tiny")
+    checked = 0
+    for name, platform in load_platforms().items():
+        for task in platform.tasks:
+            form = "text" if task == "pretrain" else "prompt-completion"
+            plan = Plan(model="tiny", platform=name, task=task, seq_len=64)
+            refusal = emitters()[name].refusal(plan, model, Source(model_ref="tiny", form=form))
+            assert (refusal is None) == (task in platform.emitted_tasks), (name, task, refusal)
+            checked += 1
+    assert checked == 24
