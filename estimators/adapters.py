@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from estimators.layer_ops import (
     FP32,
+    PARAMETER,
     Scope,
     add,
     base_linear,
@@ -154,7 +155,7 @@ def _svd(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Tens
         width=s.width,
         itemsize=wide,
         saved=[s.buffer] if trained else [],
-        scratch=((3 * wide if trained else 0.0) * s.width + (wide if wide > s.itemsize else 0.0) * s.width, 0.0),
+        scratch=(s.width * ((4 if trained else 1) * wide - s.itemsize), 0.0),
     )
     tape.drop(s)
     if bnb:
@@ -276,69 +277,60 @@ NEUMANN_TERMS = 5  # tuners/oft/config.py num_cayley_neumann_terms
 
 
 def _oft(scope: Scope, x: Tensor, lin: Linear, block: int, tokens: float) -> Tensor:
-    """OFT: the input, in blocks, times orthogonal matrices; then the base. Cayley's transform is a Neumann series."""
+    """OFT: the input, in blocks, times orthogonal matrices; then the base. All steps' inputs live until it returns."""
     tape, regime = scope.tape, scope.regime
     xa = tape.cast(x, regime.adapter)
-    matrices = float(lin.in_features * block)  # elements of all blocks' square matrices
-    rotation = _cayley(scope, matrices, lin.in_features * (block - 1) / 2)
-    xc = cast_for_matmul(scope, xa)
-    saved = [xc.buffer, *rotation]
-    turned = tape.op(
-        xc, width=xc.width, itemsize=xc.itemsize, saved=saved, trains=True,
-        **weight_gradient(scope, regime.adapter * matrices * (block - 1) / (2 * block), 8 * regime.adapter * matrices),
-    )  # fmt: skip
-    for buffer in rotation:
-        tape.release(buffer)
-    tape.drop(xc)
+    rotation = _cayley(scope, lin, block)
+    xc, rc = cast_for_matmul(scope, xa), cast_for_matmul(scope, rotation)
+    turned = tape.op(xc, rc, width=xc.width, itemsize=xc.itemsize, saved=[xc.buffer, rc.buffer])
+    tape.drop(xc, rc)
     flat = tape.op(turned, width=turned.width, itemsize=turned.itemsize, passes=[turned])
-    tape.drop(turned)
-    wide = _cast_away(scope, flat, regime.adapter)
-    tape.drop(xa)
-    back = _cast_away(scope, wide, x.itemsize)
+    wide = tape.cast(flat, regime.adapter)
+    tape.drop(turned, flat, rotation, xa)
+    back = tape.cast(wide, x.itemsize)
     out = base_linear(scope, back, lin, tokens)
-    tape.drop(back)
+    tape.drop(back, wide)
     return _cast_away(scope, out, x.itemsize)
 
 
-def _cayley(scope: Scope, matrices: float, elements: float) -> list[Buffer]:
-    """The skew matrix and its powers, which their products keep, and the rotation that multiplies the input."""
+def _cayley(scope: Scope, lin: Linear, block: int) -> Tensor:
+    """1 + 2 Q + 2 Q^2 ... of the blocks' skew matrices Q: products keep their factors, autocast a copy of each."""
     tape, regime = scope.tape, scope.regime
-    tape.scratch(0.0, regime.adapter * 3 * matrices)
-    made = regime.compute if regime.autocast else regime.adapter
-    kept = [tape.alloc(0.0, made * matrices) for _ in range(NEUMANN_TERMS - 2)]
-    kept.append(tape.alloc(0.0, made * matrices))
-    return kept
+    matrices = float(lin.in_features * block)
+    elements = lin.in_features * (block - 1) / 2
+    filled = tape.op(
+        width=0.0, fixed=matrices, itemsize=regime.adapter, trains=True,
+        **weight_gradient(scope, regime.adapter * elements, 0.0),
+    )  # fmt: skip
+    skew = tape.op(filled, width=0.0, fixed=matrices, itemsize=regime.adapter)
+    tape.drop(filled)
+    terms = [tape.hold(skew)]
+    power = tape.hold(skew)
+    for _ in range(NEUMANN_TERMS - 2):
+        left, right = cast_for_matmul(scope, power), cast_for_matmul(scope, skew)
+        tape.drop(power)
+        power = tape.op(
+            left, right, width=0.0, fixed=matrices, itemsize=left.itemsize, saved=[left.buffer, right.buffer]
+        )
+        tape.drop(left, right)
+        terms.append(tape.hold(power))
+    tape.drop(power)
+    rotation = tape.op(*terms, width=0.0, fixed=matrices, itemsize=regime.adapter, passes=terms)
+    tape.drop(skew, *terms)
+    return rotation
 
 
-def _delta(scope: Scope, x: Tensor, lin: Linear, tokens: float, *, forward: float, backward: float, left: float,
-           itemsize: int) -> Tensor:  # fmt: skip
-    """base(x) + F.linear(x, delta W), delta W a dense matrix that is made in each forward and kept for backward.
-
-    forward: matrices of its size and `itemsize` that are made on the way to it. backward: bytes an element of it that
-    its parameters' gradients take on the way. left: bytes of these gradients.
-    """
+def _add_dense(scope: Scope, x: Tensor, lin: Linear, tokens: float, delta: Callable[[], Tensor]) -> Tensor:
+    """base(x) + F.linear(x, delta W), delta W made in each forward and kept for backward."""
     tape = scope.tape
     base = base_linear(scope, x, lin, tokens)
-    weight = float(lin.in_features * lin.out_features)
-    tape.scratch(0.0, itemsize * weight * (1 + forward))
-    delta = tape.alloc(0.0, itemsize * weight)
-    xa = tape.cast(x, itemsize)
-    xc = cast_for_matmul(scope, xa)
-    copy = delta
-    if xc.itemsize != itemsize:
-        copy = tape.alloc(0.0, xc.itemsize * weight)
+    update = delta()
+    xa = tape.cast(x, update.itemsize)
+    xc, wc = cast_for_matmul(scope, xa), cast_for_matmul(scope, update)
     y = tape.op(
-        xc,
-        width=lin.out_features * tokens,
-        itemsize=xc.itemsize,
-        saved=[xc.buffer, copy],
-        trains=True,
-        **weight_gradient(scope, left, backward * weight),
-    )
-    if copy is not delta:
-        tape.release(copy)
-    tape.release(delta)
-    tape.drop(xc, xa)
+        xc, wc, width=lin.out_features * tokens, itemsize=xc.itemsize, saved=[xc.buffer, wc.buffer],
+    )  # fmt: skip
+    tape.drop(xc, wc, xa, update)
     total = add(scope, base, y)
     tape.drop(base, y)
     return _cast_away(scope, total, x.itemsize)
@@ -346,17 +338,36 @@ def _delta(scope: Scope, x: Tensor, lin: Linear, tokens: float, *, forward: floa
 
 def _loha(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Tensor:
     """LoHa: delta W = (A1 B1) * (A2 B2) * scale, by a function that keeps only the factors."""
-    made = scope.regime.compute if scope.regime.autocast else scope.regime.adapter
-    left = 2.0 * scope.regime.adapter * rank * (lin.in_features + lin.out_features)
-    return _delta(scope, x, lin, tokens, forward=2, backward=made + 3 * FP32, left=left, itemsize=made)
+    tape, regime = scope.tape, scope.regime
+    made = regime.compute if regime.autocast else regime.adapter
+    weight = float(lin.in_features * lin.out_features)
+    left = 2.0 * regime.adapter * rank * (lin.in_features + lin.out_features)
+
+    def delta() -> Tensor:
+        tape.scratch(0.0, 3 * made * weight)
+        return tape.op(
+            width=0.0, fixed=weight, itemsize=made, trains=True,
+            **weight_gradient(scope, left, (made + 3 * regime.adapter) * weight - left),
+        )  # fmt: skip
+
+    return _add_dense(scope, x, lin, tokens, delta)
 
 
 def _lokr(scope: Scope, x: Tensor, lin: Linear, size: int, tokens: float) -> Tensor:
-    """LoKr: delta W = kron(W1, W2) * scale; `size` is the number of trained elements."""
-    adapter = scope.regime.adapter
-    made = scope.regime.compute if scope.regime.autocast else adapter
-    backward = made + 3.0 * adapter
-    return _delta(scope, x, lin, tokens, forward=1, backward=backward, left=float(adapter * size), itemsize=adapter)
+    """LoKr: delta W = kron(W1, W2) * scale. Of the product's gradient both factors' are made in full, then summed."""
+    tape, regime = scope.tape, scope.regime
+    weight = float(lin.in_features * lin.out_features)
+
+    def delta() -> Tensor:
+        product = tape.op(
+            width=0.0, fixed=weight, itemsize=regime.adapter, trains=True, saved=[PARAMETER],
+            **weight_gradient(scope, 0.0, 2.0 * regime.adapter * weight),
+        )  # fmt: skip
+        scaled = tape.op(product, width=0.0, fixed=weight, itemsize=regime.adapter)
+        tape.drop(product)
+        return scaled
+
+    return _add_dense(scope, x, lin, tokens, delta)
 
 
 def _vera(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Tensor:
@@ -386,7 +397,7 @@ def _frozen_linear(scope: Scope, x: Tensor, n_in: int, n_out: int, tokens: float
     tape = scope.tape
     xc = cast_for_matmul(scope, x)
     copy = _half_copy(scope, n_in * n_out)
-    y = tape.op(xc, width=n_out * tokens, itemsize=xc.itemsize, saved=[] if copy is None else [copy])
+    y = tape.op(xc, width=n_out * tokens, itemsize=xc.itemsize, saved=[copy or PARAMETER])
     if copy is not None:
         tape.release(copy)
     tape.drop(xc)

@@ -76,7 +76,7 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
     tape.hold(x)
     tape.per_token = 0.0
     out = _forward(tape, x, block, regime, setup, seq_len)
-    again = upper_envelope(tape.lines if regime.reentrant else tape.lines[: tape.until_last_save])
+    again = tape.envelope() if regime.reentrant else tape.envelope_until_last_save()
     if not regime.reentrant:
         tape.drop(out)
     before = (tape.per_token, tape.constant)
@@ -86,7 +86,7 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
     pending = (tape.per_token - before[0], tape.constant - before[1])
     tape.mark()
     tape.backward()
-    lines = [*((a + pending[0], b + pending[1]) for a, b in again), *tape.lines]
+    lines = [*((a + pending[0], b + pending[1]) for a, b in again), *tape.envelope()]
     return LayerProfile(saved=(0.0, 0.0), forward=(), backward=upper_envelope(lines), left=tape.constant)
 
 
@@ -279,7 +279,7 @@ def _mixture(scope: Scope, block: Block, z: Tensor) -> Tensor:
     shared = {str(x.role): x for x in block.linears if x.shared_expert}
     router = linear(scope, z, lin["router"])
     scores = tape.op(router, width=router.width, itemsize=ops.FP32)
-    ops.save_output(tape, scores)
+    tape.save_output(scores)
     tape.drop(router)
     gathered = tape.op(z, width=z.width * k, itemsize=z.itemsize)
     fused = lin.get("gate_up") or lin["gate"]

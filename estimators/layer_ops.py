@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from estimators.regime import Regime
-from estimators.tape import Line, Tape, Tensor
+from estimators.tape import Buffer, Line, Tape, Tensor
 from estimators.weights import is_quantized
 from profiles.model import Attention, Linear, Norm
 
 FP32 = 4
 BNB_BLOCK = 64  # bitsandbytes' blocksize of 4-bit weights: one absmax (fp32) each
+PARAMETER = Buffer(0.0, 0.0)  # a frozen weight that a product saves: no bytes of its own, but backward reads it
 FLASH_ROW_BLOCK = 128  # flash backward rounds rows to 128 and head_dim to 32 (64 above 128)
 
 
@@ -68,7 +69,7 @@ def _linear_plain(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor
     weight = lin.in_features * lin.out_features * lin.active
     stored = regime.rest if lin.role == "head" else regime.base
     xc = cast_for_matmul(scope, x)
-    saved = [xc.buffer] if scope.trains_weights else []
+    saved = [xc.buffer] if scope.trains_weights else [PARAMETER]
     copy = None
     if regime.autocast and stored > regime.compute:  # an fp32 weight: its half copy is what mm saves
         copy = tape.alloc(0.0, regime.compute * weight)
@@ -166,7 +167,7 @@ def _rms_norm(scope: Scope, x: Tensor, spec: Norm, trained: bool) -> Tensor:
         y,
         width=x.width,
         itemsize=max(x.itemsize, scope.regime.rest),
-        saved=[y.buffer] if trained else [],
+        saved=[y.buffer] if trained else [PARAMETER],
         trains=trained,
         scratch=(x.itemsize * x.width if trained else 0.0, 0.0),
         weight_grad=scope.regime.rest * spec.size if trained and not scope.accumulates else 0.0,
@@ -237,16 +238,9 @@ def _flash(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
         q, k, v, width=_out_width(spec), itemsize=q.itemsize,
         saved=[q.buffer, k.buffer, v.buffer, lse], scratch=(scratch, 0.0),
     )  # fmt: skip
-    save_output(tape, out)
+    tape.save_output(out)
     tape.release(lse)
     return out
-
-
-def save_output(tape: Tape, out: Tensor) -> None:
-    """The last node keeps its own output."""
-    if out.requires_grad:
-        tape.nodes[-1].saved.append(out.buffer)
-        out.buffer.refs += 1
 
 
 def _repeat(scope: Scope, t: Tensor, groups: float) -> Tensor:
@@ -273,7 +267,7 @@ def _efficient(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -
         q, kr, vr, width=_out_width(spec), itemsize=q.itemsize,
         saved=saved, scratch=(FP32 * spec.num_heads + accumulator, 0.0),
     )  # fmt: skip
-    save_output(tape, out)
+    tape.save_output(out)
     tape.release(lse)
     if mask is not None:
         tape.release(mask)
@@ -306,7 +300,7 @@ def _softmax(scope: Scope, scores: Tensor, itemsize: int) -> Tensor:
     """Saves its output; backward takes grad * output beside the result (SoftMax.cu)."""
     tape = scope.tape
     out = tape.op(scores, width=scores.width, itemsize=itemsize, scratch=(scores.width * itemsize, 0.0))
-    save_output(tape, out)
+    tape.save_output(out)
     return out
 
 
@@ -332,7 +326,7 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
         divided = tape.op(scaled, width=width, itemsize=itemsize)
         tape.drop(scaled)
         capped = tape.op(divided, width=width, itemsize=itemsize)
-        save_output(tape, capped)
+        tape.save_output(capped)
         tape.drop(divided)
         scaled = tape.op(capped, width=width, itemsize=itemsize)
         tape.drop(capped)

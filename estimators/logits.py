@@ -95,7 +95,7 @@ def _full(scope: Scope, model: ModelSpec, hidden: Tensor) -> tuple[Tensor, float
         logits = _softcap(scope, logits)
     upcast = tape.cast(logits, FP32)
     log_probs = tape.op(upcast, width=upcast.width, itemsize=FP32)
-    ops.save_output(tape, log_probs)
+    tape.save_output(log_probs)
     loss = tape.op(log_probs, width=0.0, itemsize=FP32, saved=[log_probs.buffer])
     tape.drop(upcast, log_probs)
     held = logits.width * logits.itemsize
@@ -112,7 +112,7 @@ def _softcap(scope: Scope, logits: Tensor) -> Tensor:
     divided = tape.op(logits, width=logits.width, itemsize=logits.itemsize)
     tape.drop(logits)
     capped = tape.op(divided, width=divided.width, itemsize=divided.itemsize)
-    ops.save_output(tape, capped)
+    tape.save_output(capped)
     tape.drop(divided)
     out = tape.op(capped, width=capped.width, itemsize=capped.itemsize)
     tape.drop(capped)

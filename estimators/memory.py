@@ -85,11 +85,10 @@ class MemoryModel:
         self.seq_len = plan.seq_len + (plan.num_virtual_tokens if method.adds_tokens else 0)
         self.standing = standing_bytes(plan, model, method, self.regime, workspace_bytes(gpu))
         self.trainable_parameters = method.trainable_parameters(model, plan)
-        self._setup = layer_setup(method, model, plan)
+        self._setup = layer_setup(method, model, plan, self.regime)
         length = _length_class(self.regime, self.seq_len, bool(self._setup.prefix_tokens))
         runs = layer_runs(method, model, plan, self.regime)
-        self._layers = [(r.count, profile_layer(r.block, r.regime, r.setup, length)) for r in runs]
-        self._reached = sum(r.count for r in runs if r.reached)
+        self._layers = [(r.count, profile_layer(r.block, r.regime, r.setup, length)) for r in runs if r.reached]
         self._heads: dict[bool, HeadProfile] = {}
         self._cast_copies = _autocast_copies(model, method, self.regime, plan)
 
@@ -104,7 +103,7 @@ class MemoryModel:
         if not regime.checkpointing:
             saved = sum(count * _point(p.saved, tokens) for count, p in self._layers)
         else:
-            saved = 0.0 if regime.offload_checkpoints else self._reached * checkpoint
+            saved = 0.0 if regime.offload_checkpoints else sum(count for count, _ in self._layers) * checkpoint
         fixed: Parts = [
             ("base_weights", standing.base),
             ("adapter_weights", standing.adapters),

@@ -22,7 +22,7 @@ class LayerRun:
     reached: bool = True
 
 
-def layer_setup(method: Method, model: ModelSpec, plan: Plan) -> LayerSetup:
+def layer_setup(method: Method, model: ModelSpec, plan: Plan, regime: Regime) -> LayerSetup:
     """Adapters by linear name, what of the base is trained, virtual keys.
 
     The frozen embedding's output needs a gradient only if something below reads it: under checkpointing
@@ -39,19 +39,22 @@ def layer_setup(method: Method, model: ModelSpec, plan: Plan) -> LayerSetup:
         trained_norms=frozenset(n.name for n in norms if method.trains_norm(n, model, plan)),
         trains_head=saves_head(model, plan),
         prefix_tokens=plan.num_virtual_tokens if method.adds_keys else 0,
-        accumulates=_trains_large(method, model, plan)
-        and (plan.gradient_accumulation_steps > 1 or not plan.zero_grad_set_to_none),
+        accumulates=_finds_gradients(method, model, plan, regime),
     )
 
 
-def _trains_large(method: Method, model: ModelSpec, plan: Plan) -> bool:
-    """Whether gradients that are there already would be noticed."""
-    return method.trains_base or method.id == "freeze" or saves_head(model, plan)
+def _finds_gradients(method: Method, model: ModelSpec, plan: Plan, regime: Regime) -> bool:
+    """Whether gradients are there before a layer's backward, large enough to be noticed: from earlier micro-batches, or
+    from AdaLoRA's orthogonal penalty, which PEFT adds to the model's own loss and whose backward runs first."""
+    if method.id == "adalora" and regime.loss == "full":
+        return True
+    large = method.trains_base or method.id == "freeze" or saves_head(model, plan)
+    return large and (plan.gradient_accumulation_steps > 1 or not plan.zero_grad_set_to_none)
 
 
 def layer_runs(method: Method, model: ModelSpec, plan: Plan, regime: Regime) -> list[LayerRun]:
     """All layers with what the method does to them, in the model's order."""
-    setup = layer_setup(method, model, plan)
+    setup = layer_setup(method, model, plan, regime)
     if method.id != "freeze":
         return [LayerRun(g.count, g.block, regime, setup) for g in model.layers]
     return _frozen_below(model, plan, regime, setup)

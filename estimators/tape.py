@@ -9,9 +9,10 @@ a bf16 copy, a weight gradient). A peak over the walk is therefore an upper enve
 tokens, and one walk serves all batch sizes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 Line = tuple[float, float]
+NO_BYTES: Line = (0.0, 0.0)
 
 
 def upper_envelope(lines: Iterable[Line]) -> tuple[Line, ...]:
@@ -35,79 +36,95 @@ class Buffer:
 
 
 class Tensor:
-    """A view on a buffer: `width` elements a token of `itemsize` bytes, and its gradient while one is on the way."""
+    """A view on a buffer: `width` elements a token and `fixed` elements in all, of `itemsize` bytes, and its gradient
+    while one is on the way."""
 
-    __slots__ = ("buffer", "grad", "itemsize", "requires_grad", "width")
+    __slots__ = ("buffer", "fixed", "grad", "itemsize", "requires_grad", "width")
 
-    def __init__(self, buffer: Buffer, width: float, itemsize: int, requires_grad: bool) -> None:
+    def __init__(self, buffer: Buffer, width: float, itemsize: int, requires_grad: bool, fixed: float = 0.0) -> None:
         self.buffer = buffer
         self.width = width
+        self.fixed = fixed
         self.itemsize = itemsize
         self.requires_grad = requires_grad
         self.grad: Buffer | None = None
 
 
 class _Node:
-    __slots__ = ("grads", "output", "passes", "saved", "scratch", "weight_grad")
+    __slots__ = ("inputs", "output", "passes", "saved", "scratch", "weight_grad")
 
     def __init__(
         self,
         output: Tensor,
-        saved: list[Buffer],
-        grads: list[tuple[Tensor, float]],
-        passes: list[Tensor],
+        inputs: tuple[Tensor, ...],
+        saved: Sequence[Buffer],
+        passes: Sequence[Tensor],
         scratch: Line,
         weight_grad: float,
     ) -> None:
         self.output = output
+        self.inputs = inputs
         self.saved = saved
-        self.grads = grads
         self.passes = passes
         self.scratch = scratch
         self.weight_grad = weight_grad
 
 
 class Tape:
-    """Counts live bytes. `lines` holds the candidates for the highest point since the last `mark`.
+    """Counts live bytes, and keeps the candidates for the highest point since the last `mark`: where memory has risen
+    and is about to fall."""
 
-    `until_last_save` is how many of them stand before the last saving operation makes its output: there a checkpoint
-    that is run again stops.
-    """
-
-    __slots__ = ("constant", "lines", "nodes", "per_token", "until_last_save")
+    __slots__ = ("_before_last_save", "_lines", "_rising", "constant", "nodes", "per_token")
 
     def __init__(self) -> None:
-        self.until_last_save = 0
         self.per_token = 0.0
         self.constant = 0.0
         self.nodes: list[_Node] = []
-        self.lines: list[Line] = []
+        self._lines: list[Line] = []
+        self._before_last_save = 0
+        self._rising = False
 
     def mark(self) -> None:
         """Forget the highest points so far; start from what lives now."""
-        self.lines = [(self.per_token, self.constant)]
+        self._lines = [(self.per_token, self.constant)]
+        self._before_last_save = 1
+        self._rising = False
+
+    def _note(self) -> None:
+        if self._rising:
+            self._lines.append((self.per_token, self.constant))
+            self._rising = False
 
     def envelope(self) -> tuple[Line, ...]:
         """The lines since `mark` that can be highest for some number of tokens."""
-        return upper_envelope(self.lines)
+        self._note()
+        return upper_envelope(self._lines)
+
+    def envelope_until_last_save(self) -> tuple[Line, ...]:
+        """The same, but only until the last saving operation makes its output: a checkpoint run again stops there."""
+        return upper_envelope(self._lines[: self._before_last_save])
 
     def alloc(self, per_token: float, constant: float = 0.0) -> Buffer:
         """A new buffer."""
         self.per_token += per_token
         self.constant += constant
-        self.lines.append((self.per_token, self.constant))
+        self._rising = True
         return Buffer(per_token, constant)
 
     def release(self, buffer: Buffer) -> None:
         """One holder less; the last one frees it."""
         buffer.refs -= 1
-        if buffer.refs == 0:
+        if not buffer.refs:
+            if self._rising:
+                self._lines.append((self.per_token, self.constant))
+                self._rising = False
             self.per_token -= buffer.per_token
             self.constant -= buffer.constant
 
     def scratch(self, per_token: float, constant: float = 0.0) -> None:
         """Memory that a kernel takes and gives back within one operation."""
-        self.lines.append((self.per_token + per_token, self.constant + constant))
+        self._lines.append((self.per_token + per_token, self.constant + constant))
+        self._rising = False
 
     def tensor(self, width: float, itemsize: int, requires_grad: bool) -> Tensor:
         """A new tensor without history."""
@@ -128,11 +145,11 @@ class Tape:
         *inputs: Tensor,
         width: float,
         itemsize: int,
-        saved: Iterable[Buffer] = (),
-        passes: Iterable[Tensor] = (),
-        scratch: Line = (0.0, 0.0),
+        fixed: float = 0.0,
+        saved: Sequence[Buffer] = (),
+        passes: Sequence[Tensor] = (),
+        scratch: Line = NO_BYTES,
         weight_grad: float = 0.0,
-        grad_width: dict[int, float] | None = None,
         trains: bool = False,
     ) -> Tensor:
         """An operation with a new output. Saves `saved` (fresh buffers are owned by the caller until it drops them).
@@ -140,53 +157,73 @@ class Tape:
         Inputs in `passes` get the output's gradient itself (an addition); the others a buffer of their own size.
         `scratch` is what the derivative takes beside its results, `weight_grad` what it leaves behind for good.
         """
-        needs = [t for t in inputs if t.requires_grad]
-        kept = list(saved) if needs or trains else []
-        if kept:
-            self.until_last_save = len(self.lines)
-        out = self.tensor(width, itemsize, bool(needs) or trains)
-        if out.requires_grad:
-            for buffer in kept:
+        needs_grad = trains
+        for t in inputs:
+            if t.requires_grad:
+                needs_grad = True
+                break
+        if needs_grad and saved:
+            self._note()
+            self._before_last_save = len(self._lines)
+        out = Tensor(self.alloc(width * itemsize, fixed * itemsize), width, itemsize, needs_grad, fixed)
+        if needs_grad:
+            for buffer in saved:
                 buffer.refs += 1
-            through = [t for t in passes if t.requires_grad]
-            grads = [(t, t.width * t.itemsize) for t in needs if t not in through]
-            self.nodes.append(_Node(out, kept, grads, through, scratch, weight_grad))
+            self.nodes.append(_Node(out, inputs, saved, passes, scratch, weight_grad))
         return out
+
+    def save_output(self, out: Tensor) -> None:
+        """The last node keeps its own output `out`."""
+        if out.requires_grad:
+            node = self.nodes[-1]
+            node.saved = (*node.saved, out.buffer)
+            out.buffer.refs += 1
 
     def cast(self, x: Tensor, itemsize: int) -> Tensor:
         """`x.to(dtype)`: x itself (one more holder) if it has that size already."""
         if x.itemsize == itemsize:
             return self.hold(x)
-        return self.op(x, width=x.width, itemsize=itemsize)
+        return self.op(x, width=x.width, fixed=x.fixed, itemsize=itemsize)
 
     def backward(self, *, until_saved: bool = False) -> None:
         """Walk back over the recorded nodes from the outputs that have a gradient.
 
         With `until_saved`, stop before the first node that reads a saved tensor: there a checkpoint runs again.
         """
-        while self.nodes:
-            node = self.nodes[-1]
+        nodes = self.nodes
+        while nodes:
+            node = nodes[-1]
             grad = node.output.grad
-            if until_saved and node.saved and grad is not None:
+            if grad is None:
+                nodes.pop()
+                self._free(node)
+                continue
+            if until_saved and node.saved:
                 return
-            self.nodes.pop()
-            if grad is not None:
-                made = self._run(node, grad)
-                self._free(node)
-                for t, buffer in made:
-                    self._accumulate(t, buffer)
-            else:
-                self._free(node)
+            nodes.pop()
+            made = self._run(node, grad)
+            self._free(node)
+            for t, buffer in made:
+                if t.grad is None:
+                    t.grad = buffer
+                else:
+                    self._accumulate(t, t.grad, buffer)
 
     def _run(self, node: _Node, grad: Buffer) -> list[tuple[Tensor, Buffer]]:
-        made = [(t, self.alloc(n_bytes)) for t, n_bytes in node.grads]
+        passes = node.passes
+        made = [
+            (t, self.alloc(t.width * t.itemsize, t.fixed * t.itemsize))
+            for t in node.inputs
+            if t.requires_grad and t not in passes
+        ]
         if node.weight_grad:
             self.alloc(0.0, node.weight_grad)
-        if node.scratch != (0.0, 0.0):
+        if node.scratch is not NO_BYTES:
             self.scratch(*node.scratch)
-        for t in node.passes:
-            grad.refs += 1
-            made.append((t, grad))
+        for t in passes:
+            if t.requires_grad:
+                grad.refs += 1
+                made.append((t, grad))
         node.output.grad = None
         self.release(grad)
         return made
@@ -195,17 +232,15 @@ class Tape:
         for buffer in node.saved:
             self.release(buffer)
 
-    def _accumulate(self, t: Tensor, buffer: Buffer) -> None:
+    def _accumulate(self, t: Tensor, held: Buffer, buffer: Buffer) -> None:
         """InputBuffer::add: in place if one of the two is held by nobody else, else into a third."""
-        if t.grad is None:
-            t.grad = buffer
-        elif t.grad.refs == 1:
+        if held.refs == 1:
             self.release(buffer)
         elif buffer.refs == 1:
-            self.release(t.grad)
+            self.release(held)
             t.grad = buffer
         else:
-            total = self.alloc(t.width * t.itemsize)
-            self.release(t.grad)
+            total = self.alloc(t.width * t.itemsize, t.fixed * t.itemsize)
+            self.release(held)
             self.release(buffer)
             t.grad = total

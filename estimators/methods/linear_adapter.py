@@ -9,11 +9,12 @@ from profiles.plan import QUANTIZED, Plan
 
 
 class LinearAdapter(Method):
-    """Adapters of one kind at the linears that `target_modules` names. `needs_plain_linear`: the adapter works on the
-    dense weight of an nn.Linear, so neither on a quantised base nor on GPT-2's Conv1D."""
+    """Adapters of one kind at the linears that `target_modules` names. `needs_dense_weight`: the update has the
+    weight's shape, which quantisation packs. `takes_conv1d`: PEFT has the adapter for GPT-2's transposed linears."""
 
     uses_rank = True
-    needs_plain_linear = False
+    needs_dense_weight = False
+    takes_conv1d = True
 
     def adapted(self, model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
         """The linears that `target_modules` names."""
@@ -31,9 +32,8 @@ class LinearAdapter(Method):
 
     def refusal(self, model: ModelSpec, plan: Plan) -> str | None:
         """Say why this method cannot be used so, or None."""
-        if self.needs_plain_linear:
-            if plan.quantization in QUANTIZED:
-                return f"{self.title} builds its update in the shape of the weight, which {plan.quantization} packs"
-            if any(x.linear.kind == "conv1d" for x in self.adapted(model, plan)):
-                return f"PEFT has no {self.title} for the Conv1D layers of {model.name}"
+        if self.needs_dense_weight and plan.quantization in QUANTIZED:
+            return f"{self.title} builds its update in the shape of the weight, which {plan.quantization} packs"
+        if not self.takes_conv1d and any(x.linear.kind == "conv1d" for x in self.adapted(model, plan)):
+            return f"PEFT has no {self.title} for the Conv1D layers of {model.name}"
         return super().refusal(model, plan)

@@ -13,7 +13,8 @@ class Loha(LinearAdapter):
     id = "loha"
     title = "LoHa"
     peft_type = "LOHA"
-    needs_plain_linear = True
+    needs_dense_weight = True
+    takes_conv1d = False
 
     def parameters(self, x: AdaptedLinear, plan: Plan) -> Iterator[TrainedTensors]:
         """Two pairs of factors."""

@@ -45,7 +45,8 @@ class Lokr(LinearAdapter):
     id = "lokr"
     title = "LoKr"
     peft_type = "LOKR"
-    needs_plain_linear = True
+    needs_dense_weight = True
+    takes_conv1d = False
 
     def parameters(self, x: AdaptedLinear, plan: Plan) -> Iterator[TrainedTensors]:
         """The Kronecker factors."""

@@ -34,6 +34,7 @@ class Oft(LinearAdapter):
     title = "OFT"
     peft_type = "OFT"
     uses_rank = False
+    takes_conv1d = False
 
     def adapted(self, model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
         """The targets; the rank is the block's size."""

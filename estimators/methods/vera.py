@@ -30,7 +30,7 @@ class Vera(LinearAdapter):
         return "vera"
 
     def refusal(self, model: ModelSpec, plan: Plan) -> str | None:
-        """TRL casts the vectors to bf16 over a quantised base and the shared matrices stay in fp32, which do not multiply."""
+        """TRL casts the vectors to bf16 over a quantised base; the shared matrices stay in fp32."""
         if plan.quantization in QUANTIZED:
             return f"VeRA over a {plan.quantization} base fails under TRL: its matrices and vectors differ in dtype"
         return super().refusal(model, plan)
