@@ -54,8 +54,11 @@ METHODS = {
     "prefix_tuning": "prefix",
     "prompt_tuning": "prompt",
     "p_tuning": "ptuning",
-    "lora-fa": "lora-fa",
+    "bone": "miss",
 }
+
+# Options of a published peft_config that change what is trained or kept
+PEFT_OPTIONS = ("use_dora", "use_rslora", "modules_to_save", "feedforward_modules", "block_share", "decompose_factor")
 
 # Real token lengths of PEFT's MetaMathQA batches: 209.9 non-pad tokens a sample, padded 1.03 times; the longest batch
 # holds about 2,590 padded tokens in its 4 samples (what prompt tuning's 800 extra tokens add at the peak tells).
@@ -244,12 +247,18 @@ def _peft(raw: Json, plan: Json) -> _Draft:
         "max_grad_norm": 0.0,
         "zero_grad_set_to_none": True,
     }
-    if raw["method"] == "miss" and isinstance(config.get("init_weights"), str):
+    if plan["method"] == "oft" and "use_cayley_neumann" not in config:
+        raise _SkippedError("OFT of before the Cayley-Neumann series is not modelled")
+    if plan["method"] == "miss" and isinstance(config.get("init_weights"), str):
         raise _SkippedError(f"MiSS's variant {config['init_weights']} is not modelled")
     if "num_virtual_tokens" in config:
         plan["num_virtual_tokens"] = config["num_virtual_tokens"]
-    if config.get("use_dora") or config.get("use_rslora"):
-        plan["method_options"] = {key: True for key in ("use_dora", "use_rslora") if config.get(key)}
+    options = {key: config[key] for key in PEFT_OPTIONS if config.get(key)}
+    if plan["method"] == "oft":
+        options["r"] = config["r"]  # blocks, not a rank
+    elif isinstance(config.get("r"), int):
+        plan["lora_rank"] = config["r"]
+    plan["method_options"] = options
     if "adapters not upcast" in raw["dtype"]:
         plan["adapter_dtype"] = "bf16"
     if raw["method"] == "prefix_tuning" and raw.get("grad_ckpt"):
