@@ -12,7 +12,7 @@ from pkgutil import iter_modules
 # Both save a plain answer about a tenth of its time: pydantic would scan all installed packages for plugins, and the
 # collector would walk the freshly imported modules again and again.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-gc.set_threshold(50_000, 20, 20)
+gc.set_threshold(200_000, 20, 20)
 
 import click  # noqa: E402
 
@@ -70,6 +70,7 @@ Examples:
 
 \b
 Exit codes: 0 fits, 1 does not fit, 2 no answer (bad input included).
+--debug shows the traceback of a mistake in ftadvise itself.
 """
 
 

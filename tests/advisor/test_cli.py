@@ -222,6 +222,35 @@ def test_emit_leaves_nothing_behind_when_the_data_are_broken(ask, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
 
 
+class FakeLauncher:
+    """Ends at once, as a run of three steps."""
+
+    def __init__(self, status):
+        self.status = status
+
+    def run(self, folder, reporter, *, python, resume, restart):
+        from advisor.launch.folder import RunState, now
+
+        return RunState(status=self.status, started=now(), step=3)
+
+
+@pytest.mark.parametrize(("status", "code"), [("finished", 0), ("out-of-memory", 1), ("failed", 1), ("stopped", 130)])
+def test_launch_tells_how_it_ended_by_its_exit_code(ask, tmp_path, monkeypatch, status, code):
+    monkeypatch.setattr("advisor.launch.launchers", lambda: {"local": FakeLauncher(status)})
+    monkeypatch.setattr("advisor.feedback.record_run", lambda folder: "the measurement")
+    monkeypatch.setattr("advisor.feedback.compare", lambda measurement, forecast: (f"{measurement}, compared",))
+    assert ask("emit", *BASE, "-o", str(tmp_path / "run"))[0] == 0
+    found, out, _ = ask("launch", str(tmp_path / "run"))
+    assert found == code
+    assert "the measurement, compared" in out
+
+
+def test_launch_refuses_what_is_no_run(ask, tmp_path):
+    code, _, err = ask("launch", str(tmp_path))
+    assert code == 2
+    assert "no run folder" in err
+
+
 @pytest.mark.parametrize("name", ["plan", "request", "estimate", "recommendation"])
 def test_schema(ask, name):
     code, out, _ = ask("schema", name)
