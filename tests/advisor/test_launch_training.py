@@ -197,3 +197,41 @@ def test_smollm2_gets_better_at_held_out_instructions(tmp_path: Path) -> None:
     assert measured.eval_loss_before is not None
     assert measured.eval_loss_after is not None
     assert measured.eval_loss_after < measured.eval_loss_before - 0.03
+
+
+MARKED_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}"
+    "{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{% else %}{{ m['content'] }}<|im_end|>{% endif %}"
+    "\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+ODD_TEMPLATE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}"
+CHAT = [{"role": "user", "content": "one?"}, {"role": "assistant", "content": "1"}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["chat", "chat of an unknown template", "chat without a template", "text", "plain"])
+def test_each_form_of_rows_trains_or_says_why_not(case: str, tmp_path: Path) -> None:
+    model = build_model(tmp_path / "model")
+    template = model / "chat_template.jinja"
+    if case == "chat":
+        template.write_text(MARKED_TEMPLATE)
+    elif case == "chat of an unknown template":
+        template.write_text(ODD_TEMPLATE)
+    elif case == "chat without a template":
+        template.unlink()
+    row, form = {"text": ({"text": "one is 1"}, "text"), "plain": ({"prompt": "one", "completion": "1"}, None)}.get(
+        case, ({"messages": CHAT * 2}, "messages")
+    )
+    plan = tiny_plan(model, max_steps=2, packing=case == "text", early_stopping_patience=1)
+    source = Source(model_ref=str(model), form=form or "prompt-completion", held_out=False)
+
+    def add_data(out: Path) -> None:
+        (out / "data").mkdir()
+        (out / "data" / "train.jsonl").write_text((json.dumps(row) + "\n") * 20)
+
+    folder = write_emission(emit(plan, resolve_model(str(model)), source), tmp_path / "run", add_data=add_data)
+    state = launchers()["local"].run(folder, PlainLog())
+    log = (folder / "runs" / "train.log").read_text()
+    assert state.status == ("failed" if case == "chat without a template" else "finished"), log[-2000:]
+    assert ("no chat template" in log) == (case == "chat without a template")
+    assert ("the last answer is learned" in log) == (case == "chat of an unknown template")
