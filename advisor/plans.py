@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, get_args
 
 from advisor.recommendation import Dropped, Facts
 from advisor.request import Request
-from estimators.methods import framework_methods, get_method
+from estimators.methods import get_method
 from profiles.catalog import load_gpus
 from profiles.gpu import Hardware
 from profiles.plan import FOUR_BIT, Checkpointing, Plan, Quantization, Sharding
@@ -51,7 +51,8 @@ class Cell(NamedTuple):
 
 def enumerate_cells() -> Iterator[Cell]:
     """Every combination, in a fixed order."""
-    yield from (Cell(*x) for x in product(load_platforms(), framework_methods(), QUANTIZATIONS))
+    for platform in load_platforms().values():
+        yield from (Cell(*x) for x in product((platform.id,), platform.methods, QUANTIZATIONS))
 
 
 Rule = Callable[[Cell, Request, Facts], str | None]

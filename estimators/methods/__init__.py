@@ -1,6 +1,5 @@
 """The registry of fine-tuning methods: one file each in this folder, found by its `METHOD`."""
 
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -33,8 +32,23 @@ def get_method(name: str) -> Method:
     Raises:
         UnknownNameError: there is none; near names are suggested.
     """
+    own = _read(name) if name.isidentifier() else None
+    if own is not None:
+        return own
     try:
         return methods()[name]
     except KeyError:
+        from difflib import get_close_matches
+
         near = tuple(get_close_matches(name, methods(), n=3))
         raise UnknownNameError("method", name, near, f"Methods: {', '.join(sorted(methods()))}.") from None
+
+
+@cache
+def _read(name: str) -> Method | None:
+    """The method in the file of that name, without importing the others; None if its id is another or it is none."""
+    try:
+        method = getattr(import_module(f"{__name__}.{name}"), "METHOD", None)
+    except ModuleNotFoundError:
+        return None
+    return method if method is not None and method.id == name else None
