@@ -14,6 +14,7 @@ class Miss(LinearAdapter):
     id = "miss"
     title = "MiSS"
     peft_type = "MISS"
+    takes_conv1d = False
 
     def parameters(self, x: AdaptedLinear, plan: Plan) -> Iterator[TrainedTensors]:
         """The matrix (r, out)."""
