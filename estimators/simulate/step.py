@@ -26,8 +26,7 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
         regime.loss, built.model, use_cache=regime.use_cache, to_fp32=regime.outputs_to_fp32 and regime.autocast
     )
     optimizer = make_optimizer(plan, built.model)
-    gc.collect()
-    gc.disable()  # cycles would be collected at random; what a step leaves behind is collected between steps
+    gc.collect()  # a step's own cycles are collected after it, not at random
     outputs: Any = None
     for step, (rows, length) in enumerate(batches):
         tracker.step = step

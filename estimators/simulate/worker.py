@@ -1,5 +1,6 @@
 """The child process: run one Job and return a Simulation. torch is imported here and nowhere above."""
 
+import gc
 import resource
 import time
 from importlib.metadata import version
@@ -95,6 +96,7 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
     from estimators.simulate.kernels import cublas_workspace
     from estimators.simulate.patches import apply_patches
 
+    gc.disable()  # this process is short; the hundred thousands of objects that imports make need no collection
     install_device_guard()
     capability = job.hardware.gpu.compute_capability or DEFAULT_CAPABILITY
     apply_patches(capability=capability, expand_kv_heads=job.expand_kv_heads)
@@ -104,6 +106,7 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
     from estimators.simulate.step import run_steps
     from estimators.simulate.tracker import Tracker
 
+    gc.freeze()
     plan, spec = job.plan, job.model
     regime = resolve_regime(plan, spec, job.hardware.gpu)
     batches = job.batches or ((plan.micro_batch_size, plan.seq_len),) * 2
