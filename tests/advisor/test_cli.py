@@ -213,6 +213,16 @@ def test_emit_writes_a_folder_and_refuses_to_overwrite_it(ask, tmp_path):
     assert ask(*argv, "--force")[0] == 0
 
 
+def test_emit_writes_nothing_where_nothing_fits(ask, tmp_path):
+    argv = ["emit", "--model", "llama-70b", "--vram", "8", "-o", str(tmp_path / "run")]
+    code, out, _ = ask(*argv)
+    assert code == 1
+    assert "Nothing fits." in out
+    code, out, _ = ask(*argv, "--json")
+    assert (code, json.loads(out)["answer"]["verdict"]) == (1, "does not fit")
+    assert not (tmp_path / "run").exists()
+
+
 def test_emit_leaves_nothing_behind_when_the_data_are_broken(ask, tmp_path):
     data = tmp_path / "data.jsonl"
     data.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": \n')

@@ -1,13 +1,16 @@
 """`ftadvise emit`: write a run that needs no ftadvise."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from advisor.cli.options import build_request, json_option, request_options
 from advisor.cli.records import build_record, parse_object, read_text
 from profiles.plan import Plan
+
+if TYPE_CHECKING:
+    from advisor.recommendation import Recommendation
 
 
 @click.command(
@@ -33,19 +36,17 @@ def command(plan_path: str | None, out: str, force: bool, as_json: bool, **field
     from estimators.answer import Estimate
 
     request = build_request(fields)
+    known = facts(request)
     if plan_path is not None:
         content = parse_object(read_text(plan_path), plan_path)
         plan = build_record(Plan, {**content, "model": request.model}, lambda field: f"plan.{field}")
-        candidate = evaluate_plan(plan, facts(request))
+        candidate = evaluate_plan(plan, known)
     else:
-        recommendation = advise(request)
+        recommendation = advise(request, known=known)
         if recommendation.best is None:
-            from advisor.render.recommendation import render_recommendation
-
-            render_recommendation(recommendation).show()
+            _say_why_not(recommendation, as_json=as_json)
             return 1
         candidate = recommendation.best
-    known = facts(request)
     estimate = Estimate(memory=candidate.memory, speed=candidate.speed)
     emission = write_project(candidate.plan, known.model, estimate, Path(out), data=request.data, force=force)
     if as_json:
@@ -57,3 +58,15 @@ def command(plan_path: str | None, out: str, force: bool, as_json: bool, **field
 
         render_emission(emission, out, with_data=request.data is not None).show()
     return 0 if candidate.memory.verdict == "fits" else 1
+
+
+def _say_why_not(recommendation: "Recommendation", *, as_json: bool) -> None:
+    """Nothing was written: the recommendation says why, and what would help."""
+    if as_json:
+        from advisor.render.envelope import answer_envelope
+
+        click.echo(answer_envelope("advise", recommendation))
+    else:
+        from advisor.render.recommendation import render_recommendation
+
+        render_recommendation(recommendation).show()
