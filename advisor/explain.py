@@ -8,6 +8,7 @@ from advisor.criteria import QUALITY_FLOOR, know
 from advisor.plans import Cell
 from advisor.recommendation import Candidate, Dropped, Facts
 from advisor.request import Request
+from advisor.request_flags import request_flags
 from estimators.methods import get_method
 from profiles.catalog import load_gpus
 from profiles.platform import load_platforms
@@ -86,31 +87,6 @@ def next_commands(request: Request, candidate: Candidate, facts: Facts) -> tuple
     directory = f"{model.rstrip('/').split('/')[-1]}-{plan.method}"
     words = ["ftadvise", "emit", *request_flags(request), "-o", directory]
     return shlex.join(words), shlex.join(["ftadvise", "launch", directory])
-
-
-def request_flags(request: Request) -> list[str]:
-    """The request as flags of the command line, without what stands at its default."""
-    flags: list[str] = []
-    for name, field in type(request).model_fields.items():
-        value = getattr(request, name)
-        if value == field.get_default(call_default_factory=True) or isinstance(value, dict):
-            continue
-        flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
-        for item in value if isinstance(value, tuple) else (value,):
-            flags += [flag] if item is True else [flag, f"{item:g}" if isinstance(item, float) else str(item)]
-    return flags
-
-
-FLAGS = {
-    "vram_gib": "--vram",
-    "num_epochs": "--epochs",
-    "platforms": "--platform",
-    "methods": "--method",
-    "quantizations": "--quantization",
-    "lora_rank": "--rank",
-    "global_batch_size": "--batch",
-    "micro_batch_size": "--micro-batch",
-}
 
 
 def describe_run(candidate: Candidate) -> str:

@@ -6,8 +6,8 @@ from typing import Any, TypeVar, get_args
 import click
 
 from advisor.cli.records import build_record
-from advisor.explain import FLAGS
 from advisor.request import Deployment, Goal, Request, Skill
+from advisor.request_flags import flag_of
 from profiles.plan import Platform, Quantization, Task
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -61,4 +61,4 @@ def build_request(fields: dict[str, Any]) -> Request:
         InvalidInputError: a value that cannot be, under the option's name.
     """
     given = {name: value for name, value in fields.items() if value is not None and value != ()}
-    return build_record(Request, given, lambda field: FLAGS.get(field, f"--{field.replace('_', '-')}"))
+    return build_record(Request, given, flag_of)

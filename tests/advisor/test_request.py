@@ -1,8 +1,8 @@
 import pytest
 
 from advisor.assess import assess, resolve_task
-from advisor.explain import request_flags
 from advisor.request import Request
+from advisor.request_flags import flag_of, request_flags
 from profiles.errors import AdviseError, InvalidInputError, UnknownNameError, UnsupportedError
 
 
@@ -23,7 +23,6 @@ def test_flags_repeat_the_request_without_its_defaults():
 
 def test_every_flag_is_an_option_of_the_command_line():
     from advisor.cli.options import REQUEST_OPTIONS
-    from advisor.explain import FLAGS
 
     def bare():
         pass
@@ -34,7 +33,7 @@ def test_every_flag_is_an_option_of_the_command_line():
     options = {p.name: p.opts[0] for p in bare.__click_params__}
     assert set(options) == set(Request.model_fields)
     for field, flag in options.items():
-        assert flag == FLAGS.get(field, f"--{field.replace('_', '-')}")
+        assert flag == flag_of(field)
 
 
 def test_defaults_are_stated():
