@@ -138,17 +138,21 @@ def _times_vector(scope: Scope, x: Tensor, length: float) -> Tensor:
 def _svd(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Tensor:
     """AdaLoRA: result += (dropout(x) @ (A * E).T @ B.T) * scaling / ranknum.
 
-    ranknum has one element and a dimension: dividing promotes to its dtype. On a base in 16 bits PEFT's upcast makes it
-    trainable by accident (a Tensor put into a ParameterDict becomes a Parameter), so that the product is saved.
+    ranknum has one element and a dimension: dividing promotes to its dtype. PEFT's upcast makes it trainable by
+    accident (methods/adalora.py trains_ranknum), so that the product is saved.
     """
     tape, regime = scope.tape, scope.regime
     base = base_linear(scope, x, lin, tokens)
     bnb = is_quantized(lin, regime)
-    xa = tape.hold(x) if bnb and regime.autocast else tape.cast(x, FP32 if bnb else regime.adapter)
+    eight_bit = bnb and regime.quantized == 8
+    if bnb and not eight_bit:
+        base = _clone(scope, base)
+    xa = tape.hold(x) if bnb and regime.autocast else tape.cast(x, FP32 if eight_bit else regime.adapter)
     s = _low_rank(scope, xa, lin, rank, tokens)
     if bnb and not regime.autocast:
         s = _cast_away(scope, s, base.itemsize)
-    trained = not bnb and regime.base < FP32 and regime.adapter == FP32
+    upcast = regime.compute < FP32 if regime.quantized else regime.base < FP32 and regime.adapter == FP32
+    trained = upcast and not eight_bit
     wide = max(s.itemsize, regime.adapter)
     q = tape.op(
         s,
@@ -158,7 +162,7 @@ def _svd(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Tens
         scratch=(s.width * ((4 if trained else 1) * wide - s.itemsize), 0.0),
     )
     tape.drop(s)
-    if bnb:
+    if eight_bit:
         out = add(scope, base, q)
     else:  # in place: no new storage
         out = tape.op(base, q, width=0.0, itemsize=base.itemsize, passes=[base])

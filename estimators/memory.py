@@ -90,7 +90,10 @@ class MemoryModel:
         runs = layer_runs(method, model, plan, self.regime)
         self._layers = [(r.count, profile_layer(r.block, r.regime, r.setup, length)) for r in runs if r.reached]
         self._heads: dict[bool, HeadProfile] = {}
-        self._cast_copies = _autocast_copies(model, method, self.regime, plan)
+        copies = _autocast_copies(model, method, self.regime, plan)
+        encoder = method.has_encoder(plan)
+        self._encoder_copies = copies if encoder else 0.0  # backward reaches the encoder last
+        self._cast_copies = copies if self.regime.checkpointing and not encoder else 0.0
 
     def phases(self, micro_batch_size: int) -> list[tuple[PhaseName, Parts]]:
         """Every phase's components in bytes, for micro-batches of this size."""
@@ -104,6 +107,7 @@ class MemoryModel:
             saved = sum(count * _point(p.saved, tokens) for count, p in self._layers)
         else:
             saved = 0.0 if regime.offload_checkpoints else sum(count for count, _ in self._layers) * checkpoint
+        saved += self._encoder_copies
         fixed: Parts = [
             ("base_weights", standing.base),
             ("adapter_weights", standing.adapters),
@@ -236,9 +240,8 @@ def _point(line: Line, tokens: int) -> float:
 
 
 def _autocast_copies(model: ModelSpec, method: Method, regime: Regime, plan: Plan) -> float:
-    """Half copies of fp32 parameters that autocast caches until its context ends; saved tensors hold them already
-    where nothing is checkpointed."""
-    if not (regime.autocast and regime.checkpointing):
+    """Half copies of fp32 parameters that autocast caches until its context ends, and a layer's saved tensors hold."""
+    if not regime.autocast:
         return 0.0
     total = 0.0
     for t in method.trained(model, plan):

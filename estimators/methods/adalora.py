@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from estimators.methods.base import AdaptedLinear, TrainedTensors, target_linears
 from estimators.methods.linear_adapter import LinearAdapter
 from profiles.model import ModelSpec
-from profiles.plan import Plan
+from profiles.plan import FOUR_BIT, Plan
 
 INIT_OVER_TARGET = 1.5  # PEFT's defaults: init_r 12, target_r 8 (tuners/adalora/config.py)
 
@@ -24,8 +24,10 @@ def trains_ranknum(plan: Plan) -> bool:
     """PEFT 0.21.2 upcasts the rank's counter with the adapters, and as a new parameter it asks for a gradient.
 
     cast_adapter_dtype (tuners_utils.py) puts a Tensor into a ParameterDict; only where the adapters stood in 16 bits,
-    which they take from a base in 16 bits.
+    which they take from a base in 16 bits, or from a 4-bit base's compute dtype.
     """
+    if plan.quantization in FOUR_BIT:
+        return plan.compute_dtype != "fp32"
     return plan.quantization in ("bf16", "fp16") and plan.adapter_dtype in (None, "fp32")
 
 

@@ -63,6 +63,10 @@ class Method:
         """Count what the method adds in the adapter's dtype but does not train."""
         return 0
 
+    def has_encoder(self, plan: Plan) -> bool:
+        """Whether what is trained are linears outside the layers, which run in each forward."""
+        return False
+
     def trains_norm(self, norm: Norm, model: ModelSpec, plan: Plan) -> bool:
         """Whether this norm is trained though the weights beside it are not."""
         return False

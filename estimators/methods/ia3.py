@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from estimators.methods.base import AdaptedLinear, TrainedTensors, target_linears
 from estimators.methods.linear_adapter import LinearAdapter
 from profiles.model import ModelSpec
-from profiles.plan import Plan
+from profiles.plan import QUANTIZED, Plan
 
 # PEFT's own choice by model type (peft 0.21.2 utils/constants.py); taken when target_modules is left at all-linear
 TARGETS: dict[str, tuple[str, ...]] = {
@@ -69,6 +69,8 @@ class Ia3(LinearAdapter):
         """PEFT has to know the model type or be told names; feedforward_modules is always the MLP's last linear."""
         if "feedforward_modules" in plan.method_options:
             return "(IA)3 is modelled with the MLP's last linear as its feed-forward module, not with others"
+        if plan.quantization in QUANTIZED and plan.mixed_precision is False:
+            return "(IA)3 over a quantised base makes fp32 keys without autocast, which its queries do not match"
         return no_default_targets(self.title, plan, model, TARGETS) or super().refusal(model, plan)
 
 

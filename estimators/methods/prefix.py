@@ -21,6 +21,10 @@ class PrefixTuning(Method):
     framework = True
     adds_keys = True
 
+    def has_encoder(self, plan: Plan) -> bool:
+        """The projection, where there is one."""
+        return plan.prefix_projection
+
     def trained(self, model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:
         """The prefix encoder (PEFT tuners/prefix_tuning/model.py)."""
         tokens, width = plan.num_virtual_tokens, prefix_width(model)

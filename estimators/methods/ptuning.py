@@ -16,6 +16,10 @@ class PTuning(SoftPrompt):
     peft_type = "P_TUNING"
     framework = True
 
+    def has_encoder(self, plan: Plan) -> bool:
+        """The prompt encoder."""
+        return True
+
     def trained(self, model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:
         """Table and encoder (PEFT tuners/p_tuning/model.py: Linear-ReLU-Linear-ReLU-Linear)."""
         width = model.embeddings[0].width
