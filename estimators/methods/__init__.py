@@ -1,29 +1,33 @@
-"""The registry of fine-tuning methods: one file each in this folder, found by its `METHOD`."""
+"""The registry of fine-tuning methods: one file each in this folder, named by its id, found by its `METHOD`."""
 
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 
-from estimators.methods.base import AdaptedLinear, Method, TrainedTensors
+from estimators.methods.base import FRAMEWORK, AdaptedLinear, Method, TrainedTensors
 from profiles.errors import UnknownNameError
 
 __all__ = ["AdaptedLinear", "Method", "TrainedTensors", "framework_methods", "get_method", "methods"]
 
 
+def framework_methods() -> tuple[str, ...]:
+    """Ids of the methods that advice weighs against each other."""
+    return FRAMEWORK
+
+
 @cache
 def methods() -> dict[str, Method]:
     """All methods by id."""
-    found: dict[str, Method] = {}
-    for module in iter_modules(__path__, f"{__name__}."):
-        method = getattr(import_module(module.name), "METHOD", None)
-        if method is not None:
-            found[method.id] = method
-    return found
+    found = (_load(module.name) for module in iter_modules(__path__))
+    return {method.id: method for method in found if method is not None}
 
 
-def framework_methods() -> tuple[str, ...]:
-    """Ids of the methods that advice weighs against each other."""
-    return tuple(name for name, method in methods().items() if method.framework)
+@cache
+def _load(name: str) -> Method | None:
+    """What one file of this folder holds; the others are not imported."""
+    method: Method | None = getattr(import_module(f"{__name__}.{name}"), "METHOD", None)
+    return method
 
 
 def get_method(name: str) -> Method:
@@ -32,23 +36,13 @@ def get_method(name: str) -> Method:
     Raises:
         UnknownNameError: there is none; near names are suggested.
     """
-    own = _read(name) if name.isidentifier() else None
-    if own is not None:
-        return own
-    try:
-        return methods()[name]
-    except KeyError:
-        from difflib import get_close_matches
-
+    method = _load(name) if name in _files() else None
+    if method is None:
         near = tuple(get_close_matches(name, methods(), n=3))
-        raise UnknownNameError("method", name, near, f"Methods: {', '.join(sorted(methods()))}.") from None
+        raise UnknownNameError("method", name, near, f"Methods: {', '.join(sorted(methods()))}.")
+    return method
 
 
 @cache
-def _read(name: str) -> Method | None:
-    """The method in the file of that name, without importing the others; None if its id is another or it is none."""
-    try:
-        method = getattr(import_module(f"{__name__}.{name}"), "METHOD", None)
-    except ModuleNotFoundError:
-        return None
-    return method if method is not None and method.id == name else None
+def _files() -> frozenset[str]:
+    return frozenset(module.name for module in iter_modules(__path__))

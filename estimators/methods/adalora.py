@@ -37,7 +37,6 @@ class AdaLora(LinearAdapter):
     id = "adalora"
     title = "AdaLoRA"
     peft_type = "ADALORA"
-    framework = True
 
     def adapted(self, model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
         """The targets, at the initial rank."""

@@ -8,6 +8,10 @@ from profiles.model import Linear, ModelSpec, Norm
 from profiles.plan import QUANTIZED, Plan
 
 
+# The eight that advice weighs against each other; the others can be estimated.
+FRAMEWORK = ("adalora", "bitfit", "full", "lora", "prefix", "prompt", "ptuning", "qlora")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedTensors:
     """`tensors` equal parameters of `elements` each. `in_base`: they are the base model's own, in its dtype.
@@ -32,20 +36,23 @@ class AdaptedLinear:
 class Method:
     """One fine-tuning method. Subclasses stand in one file each and override what differs.
 
-    `framework`: one of the eight that advice weighs against each other. `trains_base`: base weights get gradients.
-    `adds_tokens`: virtual tokens run through every layer with the input; `adds_keys`: they stand in the attention's
-    keys and values only.
+    `trains_base`: base weights get gradients. `adds_tokens`: virtual tokens run through every layer with the input;
+    `adds_keys`: they stand in the attention's keys and values only.
     """
 
     id: str
     title: str
     peft_type: str | None = None
-    framework = False
     trains_base = False
     needs_quantized_base = False
     adds_tokens = False
     adds_keys = False
     uses_rank = False
+
+    @property
+    def framework(self) -> bool:
+        """Whether advice weighs this method against others."""
+        return self.id in FRAMEWORK
 
     def trained(self, model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:
         """Yield everything that gets a gradient and optimizer states."""

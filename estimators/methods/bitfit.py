@@ -27,7 +27,6 @@ class BitFit(Method):
 
     id = "bitfit"
     title = "BitFit"
-    framework = True
 
     def trained(self, model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:
         """Biases of linears and of LayerNorms."""

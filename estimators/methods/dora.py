@@ -11,7 +11,6 @@ class Dora(Lora):
 
     id = "dora"
     title = "DoRA"
-    framework = False
 
     def adapter(self, plan: Plan) -> str:
         """Always decomposed."""

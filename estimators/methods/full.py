@@ -28,7 +28,6 @@ class Full(Method):
 
     id = "full"
     title = "full fine-tuning"
-    framework = True
     trains_base = True
 
     def trained(self, model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:

@@ -14,7 +14,6 @@ class Lora(LinearAdapter):
     id = "lora"
     title = "LoRA"
     peft_type = "LORA"
-    framework = True
 
     def parameters(self, x: AdaptedLinear, plan: Plan) -> Iterator[TrainedTensors]:
         """A, B and, of DoRA, the magnitude vector."""

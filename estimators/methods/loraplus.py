@@ -11,7 +11,6 @@ class LoraPlus(Lora):
 
     id = "loraplus"
     title = "LoRA+"
-    framework = False
 
     def refusal(self, model: ModelSpec, plan: Plan) -> str | None:
         """None of its own."""

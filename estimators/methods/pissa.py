@@ -10,7 +10,6 @@ class Pissa(Lora):
 
     id = "pissa"
     title = "PiSSA"
-    framework = False
 
     def refusal(self, model: ModelSpec, plan: Plan) -> str | None:
         """PEFT (tuners/lora/layer.py pissa_init) decomposes float weights only."""

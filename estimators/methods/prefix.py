@@ -18,7 +18,6 @@ class PrefixTuning(Method):
     id = "prefix"
     title = "prefix tuning"
     peft_type = "PREFIX_TUNING"
-    framework = True
     adds_keys = True
 
     def has_encoder(self, plan: Plan) -> bool:

@@ -32,7 +32,6 @@ class PromptTuning(SoftPrompt):
     id = "prompt"
     title = "prompt tuning"
     peft_type = "PROMPT_TUNING"
-    framework = True
 
     def trained(self, model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:
         """The prompt table (PEFT tuners/prompt_tuning/model.py)."""

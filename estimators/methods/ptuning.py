@@ -14,7 +14,6 @@ class PTuning(SoftPrompt):
     id = "ptuning"
     title = "P-tuning"
     peft_type = "P_TUNING"
-    framework = True
 
     def has_encoder(self, plan: Plan) -> bool:
         """The prompt encoder."""

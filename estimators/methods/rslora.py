@@ -11,7 +11,6 @@ class RsLora(Lora):
 
     id = "rslora"
     title = "rsLoRA"
-    framework = False
 
     def refusal(self, model: ModelSpec, plan: Plan) -> str | None:
         """None of its own."""

@@ -52,6 +52,7 @@ def test_the_registry_is_the_folder() -> None:
     folder = Path(estimators.methods.__file__).parent
     files = {p.stem for p in folder.glob("*.py")} - {"__init__"}
     assert set(methods()) == files - SHARED
+    assert all(get_method(name).id == name for name in methods())
     assert len(methods()) == 20
 
 
@@ -74,6 +75,9 @@ def test_unknown_method_suggests() -> None:
     with pytest.raises(UnknownNameError) as error:
         get_method("doar")
     assert "dora" in error.value.hint
+    for shared in SHARED:
+        with pytest.raises(UnknownNameError):
+            get_method(shared)
 
 
 @pytest.mark.parametrize(
