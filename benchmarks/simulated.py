@@ -26,7 +26,7 @@ from profiles.gpu import Hardware
 from profiles.plan import Plan
 from profiles.units import MIB
 
-SOURCES = ("peft", "fitcheck", "canifinetune", "torchtune")
+SOURCES = ("peft", "fitcheck", "fms", "canifinetune", "torchtune")
 KINDS = {
     "allocated_bytes": lambda s: s.peak_allocated,
     "reserved_bytes": lambda s: s.peak_reserved,
@@ -62,7 +62,9 @@ def job_of(row: MeasuredRow) -> Job | None:
         plan = peft_plan(row)
         batches = ((4, PEFT_PADDED_LEN), (4, PEFT_LONGEST_LEN))
         return Job(plan=plan, model=model, hardware=hardware, batches=batches, zero_grad="start", empty_cache_every=1)
-    if row.plan is None or row.raw.get("role") == "excluded":
+    if row.plan is None or row.raw.get("role") == "excluded" or row.plan.platform == "unsloth":
+        return None
+    if row.source != "fitcheck" and row.memory_note:
         return None
     if row.source == "fitcheck":
         plan = row.plan.replace(padding_mask=False)

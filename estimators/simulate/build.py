@@ -163,14 +163,27 @@ def _mark_layers(model: Any, layers: str, tracker: Tracker) -> None:
     gradient of a layer's output arrives just before the layer's own backward begins.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    for name, module in model.named_modules():
-        module.simulated_name = name
+    _follow_modules(model, tracker)
     stack = base.get_submodule(layers)
     for index, layer in enumerate(stack):
         _mark_layer(layer, index, tracker, last=index == len(stack) - 1)
-    torch.nn.modules.module.register_module_forward_pre_hook(
-        lambda module, _: setattr(tracker, "module", getattr(module, "simulated_name", ""))
-    )
+
+
+def _follow_modules(model: Any, tracker: Tracker) -> None:
+    """Keep the name of the module that is running; during the backward's own operations there is none."""
+    names = {id(module): name for name, module in model.named_modules()}
+    running: list[str] = []
+
+    def enter(module: torch.nn.Module, _: Any) -> None:
+        running.append(tracker.module)
+        tracker.module = names.get(id(module), "")
+
+    def leave(module: torch.nn.Module, _: Any, __: Any) -> None:
+        if running:
+            tracker.module = running.pop()
+
+    torch.nn.modules.module.register_module_forward_pre_hook(enter)
+    torch.nn.modules.module.register_module_forward_hook(leave, always_call=True)
 
 
 def _mark_layer(layer: Any, index: int, tracker: Tracker, *, last: bool) -> None:

@@ -77,7 +77,7 @@ def _zero(plan: Plan, optimizer: Any, tracker: Tracker) -> None:
 def _batch(plan: Plan, spec: ModelSpec, rows: int, length: int) -> Batch:
     tokens = torch.ones(rows, length, dtype=torch.long).to(DEVICE)
     batch = {"input_ids": tokens}
-    if not plan.packing:
+    if not plan.packing and plan.attention != "flash_attention_2":  # that kernel takes lengths, no mask
         batch["attention_mask"] = torch.ones(rows, length, dtype=torch.long).to(DEVICE)
     one_label = plan.task in ("classification", "reward")
     shape = (rows,) if one_label else (rows, length)

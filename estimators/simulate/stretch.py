@@ -76,7 +76,10 @@ class _Stretcher:
                 at = depth + self._shift(owner, storage.layer) if storage.layer >= 0 else -1
                 self.ids[event, at] = len(out.storages)
                 out.events.append(len(out.storages))
-                out.storages.append(replace(storage, layer=at))
+                module = storage.module
+                if at != storage.layer:
+                    module = module.replace(f".{storage.layer}.", f".{at}.", 1)
+                out.storages.append(replace(storage, layer=at, module=module))
                 continue
             key = self._resolve(~event, owner, depth)
             index = self.ids.pop(key, None)
