@@ -7,7 +7,6 @@ from profiles.errors import InvalidInputError
 from profiles.model import Linear, ModelSpec, Norm
 from profiles.plan import QUANTIZED, Plan
 
-
 # The eight that advice weighs against each other; the others can be estimated.
 FRAMEWORK = ("adalora", "bitfit", "full", "lora", "prefix", "prompt", "ptuning", "qlora")
 
