@@ -15,13 +15,14 @@ LAUNCHES = {
     "ia3": 4,
     "oft": 60,
     "loha": 14,
+    "fourierft": 16,
     "lokr": 12,
     "vera": 11,
     "miss": 6,
 }
 LORA_FUSED_LAUNCHES = 3
 DROPOUT_LAUNCHES = 2
-DENSE_UPDATES = ("loha", "lokr")  # a whole weight matrix is made, and multiplied with, in every pass
+DENSE_UPDATES = ("loha", "lokr", "fourierft")  # a whole weight matrix is made, and multiplied with, in every pass
 DENSE_BYTES = 60.0  # an element: two fp32 factors made, multiplied, scaled, cast, and the like backward
 ORTHOGONALITY_LAUNCHES = 46  # AdaLoRA, a linear and step: A A^T - I and its norm, sensitivities of three tensors
 

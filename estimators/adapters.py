@@ -277,6 +277,7 @@ def _ia3(scope: Scope, x: Tensor, lin: Linear, size: int, tokens: float) -> Tens
     return scaled if bnb and regime.autocast else _cast_away(scope, scaled, result_itemsize)
 
 
+COMPLEX = 8  # bytes of a complex64
 NEUMANN_TERMS = 5  # tuners/oft/config.py num_cayley_neumann_terms
 
 
@@ -374,6 +375,26 @@ def _lokr(scope: Scope, x: Tensor, lin: Linear, size: int, tokens: float) -> Ten
     return _add_dense(scope, x, lin, tokens, delta)
 
 
+def _fourierft(scope: Scope, x: Tensor, lin: Linear, size: int, tokens: float) -> Tensor:
+    """FourierFT: delta W = Re(ifft2(spectrum)) * scaling in fp32; the transform takes and gives complex numbers."""
+    tape, regime = scope.tape, scope.regime
+    weight = float(lin.in_features * lin.out_features)
+
+    def delta() -> Tensor:
+        spectrum = tape.alloc(0.0, FP32 * weight)
+        tape.scratch(0.0, 2 * COMPLEX * weight)
+        waves = tape.op(
+            width=0.0, fixed=weight, itemsize=COMPLEX, trains=True,
+            **weight_gradient(scope, float(regime.adapter * size), (COMPLEX + FP32) * weight),
+        )  # fmt: skip
+        scaled = tape.op(waves, width=0.0, fixed=weight, itemsize=FP32)
+        tape.drop(waves)
+        tape.release(spectrum)
+        return scaled
+
+    return _add_dense(scope, x, lin, tokens, delta)
+
+
 def _vera(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Tensor:
     """VeRA: result + b * (B (d * (A dropout(x)))), A and B frozen and shared by all layers."""
     tape, regime = scope.tape, scope.regime
@@ -436,6 +457,7 @@ ADAPTERS: dict[str, Adapter] = {
     "oft": _oft,
     "loha": _loha,
     "lokr": _lokr,
+    "fourierft": _fourierft,
     "vera": _vera,
     "miss": _miss,
 }

@@ -53,7 +53,7 @@ def test_the_registry_is_the_folder() -> None:
     files = {p.stem for p in folder.glob("*.py")} - {"__init__"}
     assert set(methods()) == files - SHARED
     assert all(get_method(name).id == name for name in methods())
-    assert len(methods()) == 20
+    assert len(methods()) == 21
 
 
 def test_the_framework_has_eight() -> None:
@@ -87,6 +87,7 @@ def test_unknown_method_suggests() -> None:
         ("vera", {"quantization": "nf4"}, "dtype"),
         ("loha", {"quantization": "int8"}, "packs"),
         ("lokr", {"quantization": "nf4"}, "packs"),
+        ("fourierft", {"target_modules": ["q_proj"], "method_options": {"n_frequency": 5000}}, "fewer elements"),
         ("ln_tuning", {"quantization": "nf4"}, "without adapters"),
         ("freeze", {"quantization": "nf4"}, "cannot be trained"),
         ("freeze", {"method_options": {"freeze_trainable_layers": 4}}, "layers 1 to 3"),
@@ -179,7 +180,7 @@ def test_trainable_parameters_are_peft_s() -> None:
                 seen.add(method)
                 cases += 1
     assert seen == set(methods())
-    assert cases == 72
+    assert cases == 74
 
 
 def _options(method: str) -> list[dict[str, Any]]:
@@ -205,6 +206,8 @@ def _wrapped(name: str, asked: Plan, model: ModelSpec) -> Any:
     base = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     if asked.method == "miss":
         return peft.get_peft_model(base, peft.MissConfig(r=asked.lora_rank, target_modules="all-linear"))
+    if asked.method == "fourierft":
+        return peft.get_peft_model(base, peft.FourierFTConfig(target_modules="all-linear"))
     if asked.method in ("qlora", "loraplus"):
         asked = asked.replace(method="lora", quantization="bf16")
     return wrap(base, asked, model, resolve_regime(asked, model, CARD.gpu))
