@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from estimators.regime import Regime
-from estimators.tape import Buffer, Line, Tape, Tensor
+from estimators.tape import NO_BYTES, Buffer, Line, Tape, Tensor
 from estimators.weights import is_quantized
 from profiles.model import Attention, Linear, Norm
 
@@ -55,8 +55,8 @@ class _WeightGradient(TypedDict):
 def weight_gradient(scope: Scope, n_bytes: float, half_copy: float) -> _WeightGradient:
     """A parameter's gradient stays; under accumulation it is added to the one that is there, and freed."""
     if scope.accumulates:
-        return {"weight_grad": 0.0, "scratch": (0.0, n_bytes + half_copy)}
-    return {"weight_grad": n_bytes, "scratch": (0.0, half_copy)}
+        n_bytes, half_copy = 0.0, n_bytes + half_copy
+    return {"weight_grad": n_bytes, "scratch": (0.0, half_copy) if half_copy else NO_BYTES}
 
 
 def cast_for_matmul(scope: Scope, x: Tensor) -> Tensor:
