@@ -21,9 +21,10 @@ class Request(Record):
     (that card with this much memory), or neither (this machine's). Empty restrictions allow everything.
 
     seq_len: the padded length wanted, tokens (None: from the data, else 2048 or the model's limit).
-    examples, mean_len: the data in numbers, for time and cost, where there is no file. max_hours and max_usd: limits
-    on the whole run. usd_per_hour: for one card, in place of the catalogue's range. task: None means sft, or
-    classification for an encoder.
+    examples, mean_len: the data in numbers, for time and cost, where there is no file. max_steps: ends the run early.
+    learning_rate: None means a published one for the method. max_hours and max_usd: limits on the whole run.
+    usd_per_hour: for one card, in place of the catalogue's range. task: None means sft, or classification for an
+    encoder.
     """
 
     model: str | dict[str, Any]
@@ -36,6 +37,8 @@ class Request(Record):
     mean_len: Annotated[float, Field(gt=0, le=16_777_216)] | None = None
     seq_len: Tokens | None = None
     num_epochs: Annotated[float, Field(gt=0, le=10_000)] = 1.0
+    max_steps: PositiveInt | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
 
     task: Task | None = None
     goal: Goal = "balanced"

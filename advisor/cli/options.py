@@ -28,6 +28,8 @@ REQUEST_OPTIONS = (
     click.option("--mean-len", type=float, help="Mean tokens of an example, where there is no --data."),
     click.option("--seq-len", type=int, help="Padded length of a sequence, tokens."),
     click.option("--epochs", "num_epochs", type=float, help="Passes over the data.  [default: 1]"),
+    click.option("--max-steps", type=int, help="Stop after so many optimizer steps."),
+    click.option("--learning-rate", type=float, help="Default: a published one for the method."),
     click.option("--task", type=click.Choice(get_args(Task)), help="Default: sft; classification for encoders."),
     click.option("--goal", type=click.Choice(get_args(Goal)), help="What comes first.  [default: balanced]"),
     click.option("--deployment", type=click.Choice(get_args(Deployment)), help="What has to come out.  [adapter]"),
