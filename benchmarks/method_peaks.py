@@ -50,8 +50,8 @@ CASES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ({"method": "adalora"}, {}),
     ({"method": "adalora", "quantization": "nf4"}, {}),
     ({"method": "bitfit"}, {}),
-    ({"method": "prompt"}, {}),
-    ({"method": "ptuning"}, {}),
+    ({"method": "prompt", "seq_len": 492}, {}),  # 512 with the virtual tokens
+    ({"method": "ptuning", "seq_len": 492}, {}),
     ({"method": "prefix"}, {}),
     ({"method": "dora"}, {}),
     ({"method": "dora", "lora_dropout": 0.1}, {}),

@@ -165,7 +165,8 @@ def _svd(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Tens
     if eight_bit:
         out = add(scope, base, q)
     else:  # in place: no new storage
-        out = tape.op(base, q, width=0.0, itemsize=base.itemsize, passes=[base])
+        same = [t for t in (base, q) if t.itemsize == base.itemsize]
+        out = tape.op(base, q, width=0.0, itemsize=base.itemsize, passes=same)
         out.width, out.buffer = base.width, tape.hold(base).buffer
     tape.drop(q, base, xa)
     return out
