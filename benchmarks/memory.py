@@ -1,7 +1,7 @@
 """Predicted against measured memory, per source: `python -m benchmarks.memory [--rows] [--source NAME]`.
 
 Rows come from tests/measured/runs.jsonl through benchmarks/rows.py. Only rows whose batches and configuration are
-fully known count (memory_note empty); the others can be shown with --all.
+fully known are in the first table; the second has rows of which something that matters is not published.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 import click
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -57,9 +58,9 @@ def estimate_row(row: MeasuredRow) -> MemoryEstimate:
     return estimate_memory(row.plan, model_spec(row.model_ref), hardware)
 
 
-def scores(rows: list[MeasuredRow], *, every: bool = False) -> Iterator[Score]:
+def scores(rows: list[MeasuredRow]) -> Iterator[Score]:
     for row in rows:
-        if row.plan is None or row.quality != "A" or (row.memory_note and not every) or row.measured.get("oom"):
+        if row.plan is None or row.quality != "A" or row.measured.get("oom"):
             continue
         try:
             estimate = estimate_row(row)
@@ -77,7 +78,7 @@ def quantile(values: list[float], q: float) -> float:
 
 
 def summary(title: str, found: list[Score]) -> Table:
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE)
     for column in ("source", "kind", "n", "median |e|", "P90 |e|", "worst over", "worst under", "bias", "in interval"):
         table.add_column(column, justify="left" if column in ("source", "kind") else "right")
     groups: dict[tuple[str, str], list[Score]] = {}
@@ -96,12 +97,11 @@ def summary(title: str, found: list[Score]) -> Table:
 
 @click.command()
 @click.option("--rows", "show_rows", is_flag=True, help="Print every row.")
-@click.option("--all", "every", is_flag=True, help="Rows with unknown batches too.")
 @click.option("--source", help="Only this source.")
-def main(show_rows: bool, every: bool, source: str | None) -> None:
+def main(show_rows: bool, source: str | None) -> None:
     console = Console()
     rows = [r for r in load_rows() if source in (None, r.source)]
-    found = list(scores(rows, every=every))
+    found = list(scores(rows))
     if show_rows:
         for s in sorted(found, key=lambda s: s.error):
             plan: Any = s.row.plan
@@ -110,7 +110,12 @@ def main(show_rows: bool, every: bool, source: str | None) -> None:
                 f"{plan.method:8s} {plan.quantization:6s} {s.row.id}",
                 soft_wrap=True, highlight=False,
             )  # fmt: skip
-    console.print(summary("Analytic tier: predicted against measured", found))
+    known = [s for s in found if not s.row.memory_note]
+    console.print(summary("Analytic tier: predicted against measured, configuration known", known))
+    console.print(summary("The same, something that matters not published", [s for s in found if s.row.memory_note]))
+    notes = {(s.row.source, s.row.memory_note) for s in found if s.row.memory_note}
+    for name, note in sorted(notes):
+        console.print(f"  {name}: {note}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -158,4 +158,16 @@ def model_spec(ref: str) -> ModelSpec:
     """
     if ref not in CONFIGS:
         raise UnknownNameError("model", ref, (), "Names are the keys of benchmarks/model_configs.py.")
-    return describe_model(CONFIGS[ref], ref)
+    spec = describe_model(CONFIGS[ref], ref)
+    return _experts_as_linears(spec) if ref == "mixtral-8x7b" else spec
+
+
+def _experts_as_linears(spec: ModelSpec) -> ModelSpec:
+    """All Mixtral rows ran on transformers 4, whose experts are nn.Linear: bitsandbytes quantises them."""
+    groups = []
+    for group in spec.layers:
+        linears = tuple(
+            x.replace(kind="linear") if x.kind == "parameter" and x.copies > 1 else x for x in group.block.linears
+        )
+        groups.append(group.replace(block=group.block.replace(linears=linears)))
+    return spec.replace(layers=tuple(groups))

@@ -221,7 +221,7 @@ def _measured(raw: Json) -> dict[str, float]:
     for word, key in (("allocated", "allocated_bytes"), ("active", "allocated_bytes"), ("reserved", "reserved_bytes")):
         if kind.startswith(word):
             put(key, peak, unit)
-    if kind.startswith("device"):
+    if kind.startswith(("device", "unknown")):  # not stated: what nvidia-smi shows is the usual thing to write down
         put("device_bytes", peak, unit)
     put("reserved_bytes", raw.get("peak_reserved_gib"), GIB)
     put("reserved_avg_bytes", raw.get("mem_reserved_avg_gib"), GIB)
