@@ -8,7 +8,7 @@ from profiles.errors import InvalidModelError
 MAX_LAYERS = 4_096
 MAX_SIZE = 2**24  # widths, vocabularies, heads
 MAX_EXPERTS = 2**16
-MAX_POSITIONS = 2**30
+MAX_POSITIONS = 1_073_741_824
 
 _HINT = "Take config.json as the model's hub page has it; sizes are whole numbers, not strings."
 
