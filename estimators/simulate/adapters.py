@@ -61,7 +61,7 @@ def peft_config(plan: Plan, spec: ModelSpec) -> Any:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     options = dict(plan.method_options)
-    task = TASK_TYPES.get(spec.kind) or ("SEQ_CLS" if plan.task == "classification" else None)
+    task = "SEQ_CLS" if plan.task in ("classification", "reward") else TASK_TYPES.get(spec.kind)
     common: dict[str, Any] = {"task_type": task}
     if "peft_type" in options:
         name = str(options.pop("peft_type"))

@@ -22,8 +22,12 @@ DISTINCT_MICRO_STEPS = 3  # without gradients, with the first, and as all that f
 def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches: tuple[tuple[int, int], ...]) -> None:
     """Run one optimizer step for each (micro_batch_size, padded length) of `batches`."""
     plan, spec = job.plan, job.model
+    token_loss = spec.kind == "causal-lm" and plan.task not in ("classification", "reward")
     loss_of = loss_function(
-        regime.loss, built.model, use_cache=regime.use_cache, to_fp32=regime.outputs_to_fp32 and regime.autocast
+        regime.loss if token_loss else "full",
+        built.model,
+        use_cache=regime.use_cache,
+        to_fp32=regime.outputs_to_fp32 and regime.autocast,
     )
     optimizer = make_optimizer(plan, built.model)
     gc.collect()  # a step's own cycles are collected after it, not at random
