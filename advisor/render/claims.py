@@ -13,30 +13,29 @@ SECTIONS = {
     "R": "What methods cost, in per cent of full fine-tuning (same model, same batch)",
     "H": "Headline results",
 }
-FEW = 1  # claims that are shown in full
 
 
 def render_claims(checked: Sequence[CheckedClaim], width: int | None = None) -> Page:
     """By section; each claim in full where there is only one."""
     page = Page(width)
-    if len(checked) <= FEW:
-        for one in checked:
-            _add_full(page, one)
+    if len(checked) == 1:
+        _add_full(page, checked[0])
         return page
     for section, group in groupby(checked, key=lambda c: c.claim.id[0]):
         page.heading(SECTIONS[section])
         for one in group:
-            page.line(f"{one.claim.id.ljust(11)} {one.verdict.ljust(14)} {one.claim.title}", fg=COLOUR[one.verdict])
+            page.hang(f"{one.claim.id.ljust(11)} {one.verdict.ljust(14)} ", one.claim.title)
             for column, words in one.claim.stated.items():
                 page.hang("            ", f"{column}: {words} - {_ours(one, column)}")
     page.line()
-    page.line("`ftadvise claims --id ID` shows one with all its cases, the evidence and the sources.", dim=True)
+    page.line("`ftadvise claims --id ID` shows one in full, with its sources.", dim=True)
     return page
 
 
 def _add_full(page: Page, one: CheckedClaim) -> None:
     claim = one.claim
-    page.line(f"{claim.id}  {claim.title}: {one.verdict}", fg=COLOUR[one.verdict], bold=True)
+    page.hang(f"{claim.id}  ", claim.title)
+    page.line(one.verdict.capitalize(), fg=COLOUR[one.verdict], bold=True)
     for column, words in claim.stated.items():
         page.line()
         page.hang("  ", f"{column}: stated {words}; {one.verdicts[column]}")

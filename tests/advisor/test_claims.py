@@ -165,8 +165,8 @@ def test_selection():
 def test_pages_keep_their_width(checked):
     for width in (60, 80, 120):
         lines = str(render_claims(list(checked.values()), width)).splitlines()
-        assert max(map(len, lines)) <= max(width, 78)
-        assert len(lines) > 120
+        assert max(map(len, lines)) <= width
+        assert len(lines) > 100
     page = str(render_claims([checked["H3"]], 80))
     assert "stated at most the card; holds" in page
     assert re.search(r"[\d.]+ %  huggyllama/llama-30b, 2048 tokens", page)
