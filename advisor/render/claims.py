@@ -10,7 +10,7 @@ COLOUR = {"holds": "green", "holds in part": "yellow", "does not hold": "red", "
 SECTIONS = {
     "P": "Platforms",
     "M": "Methods that the platforms support",
-    "R": "What methods cost, in per cent of full fine-tuning (same model, same batch)",
+    "R": "Cost, in % of full fine-tuning with the same batch",
     "H": "Headline results",
 }
 
@@ -28,7 +28,7 @@ def render_claims(checked: Sequence[CheckedClaim], width: int | None = None) -> 
             for column, words in one.claim.stated.items():
                 page.hang("            ", f"{column}: {words} - {_ours(one, column)}")
     page.line()
-    page.line("`ftadvise claims --id ID` shows one in full, with its sources.", dim=True)
+    page.line("One in full, with its sources: `ftadvise claims --id H3`.", dim=True)
     return page
 
 
