@@ -214,13 +214,16 @@ def _unknown(name: str) -> UnknownNameError:
     return UnknownNameError("model", name, model_index().suggest(name), listing)
 
 
-def _offline(name: str) -> AdviseError:
+def _near(name: str) -> str:
     near = model_index().suggest(name)
+    return f"Did you mean {', '.join(near)}? " if near else ""
+
+
+def _offline(name: str) -> AdviseError:
     return AdviseError(
         "model-offline",
         f"{name} is neither in the catalogue nor in the hub's cache, and the network is off",
-        (f"Did you mean {', '.join(near)}? " if near else "")
-        + "Go online once, or name a local folder that holds its config.json.",
+        f"{_near(name)}Go online once, or name a local folder that holds its config.json.",
     )
 
 
@@ -228,6 +231,6 @@ def _unreachable(name: str, error: BaseException) -> AdviseError:
     said = " ".join(str(error).split())[:160] or type(error).__name__
     return AdviseError(
         "hub-unreachable",
-        f"the hub gave no config.json for {name}: {said}",
-        "Check the network and HF_ENDPOINT, or name a local folder that holds its config.json.",
+        f"{name} is not in the catalogue, and the hub gave no config.json for it: {said}",
+        f"{_near(name)}Check the network and HF_ENDPOINT, or name a local folder that holds its config.json.",
     )
