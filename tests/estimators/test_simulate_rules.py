@@ -1,6 +1,9 @@
 """The simulated tier without torch: kernel rules, stretching, replay, snapshot, plot, and the parent's side."""
 
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -204,6 +207,11 @@ def test_the_plot_is_svg_with_a_band_for_every_phase():
     titles = {t.text for t in document.iter("{http://www.w3.org/2000/svg}title")}
     assert titles == set(PHASE_OF.values())
     assert "a < b" in {t.text for t in document.iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_importing_the_tier_does_not_import_torch():
+    code = "import sys, estimators.simulate, estimators.simulate.worker; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 
 def test_the_child_is_stopped_when_it_takes_too_long():

@@ -19,7 +19,7 @@ from profiles.families import describe_model
 from profiles.gpu import Hardware
 from profiles.model import ModelSpec
 from profiles.plan import Plan
-from profiles.units import GIB
+from profiles.units import GIB, MIB
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.platform
@@ -274,7 +274,7 @@ def test_published_lora_on_l40s(found):
 
 @slow
 def test_published_lora_on_t4(found):
-    assert found("published fitcheck-lora").peak_allocated == pytest.approx(3518 * 2**20, rel=0.003)
+    assert found("published fitcheck-lora").peak_allocated == pytest.approx(3518 * MIB, rel=0.003)
 
 
 def test_time_and_memory_of_the_simulator(found):
