@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from estimators.methods import get_method
 from estimators.methods.adalora import initial_rank
 from estimators.regime import Regime
 from profiles.errors import InvalidInputError, UnsupportedError
@@ -11,16 +12,10 @@ from profiles.model import ModelSpec
 from profiles.plan import QUANTIZED, Plan
 
 TASK_TYPES = {"causal-lm": "CAUSAL_LM", "encoder-decoder": "SEQ_2_SEQ_LM"}
-LORA_VARIANTS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "qlora": {},
-    "lora_plus": {},
-    "pissa": {},
-    "loftq": {},
-    "dora": {"use_dora": True},
-    "rslora": {"use_rslora": True},
-}
-PROMPT_METHODS = frozenset({"prompt", "prefix", "ptuning"})
+LORA_VARIANTS: dict[str, dict[str, Any]] = {"dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
+PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
+OWN_TARGETS = frozenset({"IA3", "LN_TUNING"})  # PEFT chooses by model type
+WITH_RANK = frozenset({"LORA", "LOHA", "LOKR", "VERA", "MISS"})
 
 
 def wrap(model: Any, plan: Plan, spec: ModelSpec, regime: Regime) -> Any:
@@ -57,53 +52,46 @@ def peft_config(plan: Plan, spec: ModelSpec) -> Any:
         UnsupportedError: PEFT knows no such method.
         InvalidInputError: PEFT does not take these options.
     """
-    import peft
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     options = dict(plan.method_options)
+    explicit = options.pop("peft_type", None)
+    name = peft_type(plan)
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(name)
+    if kind is None:
+        raise UnsupportedError(
+            f"this PEFT has no method {name!r}", f"it has {', '.join(map(str, PEFT_TYPE_TO_CONFIG_MAPPING))}"
+        )
     task = "SEQ_CLS" if plan.task in ("classification", "reward") else TASK_TYPES.get(spec.kind)
-    common: dict[str, Any] = {"task_type": task}
-    if "peft_type" in options:
-        name = str(options.pop("peft_type"))
-        kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(name)
-        if kind is None:
-            raise UnsupportedError(
-                f"this PEFT has no method {name!r}", f"it has {', '.join(PEFT_TYPE_TO_CONFIG_MAPPING)}"
-            )
-        return _make(kind, common | options)
-    if plan.method == "prompt":
-        return _make(peft.PromptTuningConfig, common | {"num_virtual_tokens": plan.num_virtual_tokens} | options)
-    if plan.method in ("prefix", "ptuning"):
-        kind = peft.PrefixTuningConfig if plan.method == "prefix" else peft.PromptEncoderConfig
-        common |= {"num_virtual_tokens": plan.num_virtual_tokens}
-        if plan.encoder_hidden_size is not None:
-            common["encoder_hidden_size"] = plan.encoder_hidden_size
-        if plan.method == "prefix":
-            common["prefix_projection"] = plan.prefix_projection
-        return _make(kind, common | options)
-    common["target_modules"] = "all-linear" if "all-linear" in plan.target_modules else list(plan.target_modules)
-    rank: dict[str, Any] = {"r": plan.lora_rank}
-    lora = rank | {"lora_alpha": plan.lora_alpha or 2 * plan.lora_rank, "lora_dropout": plan.lora_dropout}
-    if plan.method in LORA_VARIANTS:
-        return _make(peft.LoraConfig, common | lora | LORA_VARIANTS[plan.method] | options)
-    if plan.method == "adalora":
-        del lora["r"]
-        schedule = {"init_r": initial_rank(plan), "target_r": plan.lora_rank, "total_step": plan.max_steps or 1000}
-        return _make(peft.AdaLoraConfig, common | lora | schedule | options)
-    others: dict[str, tuple[Any, dict[str, Any]]] = {
-        "ia3": (peft.IA3Config, {}),
-        "oft": (peft.OFTConfig, {}),
-        "vera": (peft.VeraConfig, rank),
-        "loha": (peft.LoHaConfig, rank),
-        "lokr": (peft.LoKrConfig, rank),
-        "ln_tuning": (peft.LNTuningConfig, {"target_modules": None}),
-    }
-    if plan.method not in others:
-        raise UnsupportedError(f"the simulated tier does not know the method {plan.method!r}")
-    kind, own = others[plan.method]
-    if plan.method == "ia3":
-        del common["target_modules"]  # PEFT's own choice by model type: keys, values and the MLP's output
-    return _make(kind, common | own | options)
+    return _make(kind, {"task_type": task} | ({} if explicit else _settings(name, plan)) | options)
+
+
+def peft_type(plan: Plan) -> str | None:
+    """PEFT's name of the plan's method; None where PEFT has no part in it."""
+    given = plan.method_options.get("peft_type")
+    return get_method(plan.method).peft_type if given is None else str(given)
+
+
+def _settings(name: str | None, plan: Plan) -> dict[str, Any]:
+    """What the plan's own fields say, under PEFT's names."""
+    if name in PROMPTS:
+        settings: dict[str, Any] = {"num_virtual_tokens": plan.num_virtual_tokens}
+        if plan.encoder_hidden_size is not None and name != "PROMPT_TUNING":
+            settings["encoder_hidden_size"] = plan.encoder_hidden_size
+        if name == "PREFIX_TUNING":
+            settings["prefix_projection"] = plan.prefix_projection
+        return settings
+    everywhere = "all-linear" in plan.target_modules
+    settings = {"target_modules": "all-linear" if everywhere else list(plan.target_modules)}
+    if everywhere and name in OWN_TARGETS:
+        del settings["target_modules"]
+    if name in WITH_RANK:
+        settings["r"] = plan.lora_rank
+    if name in ("LORA", "ADALORA"):
+        settings |= {"lora_alpha": plan.lora_alpha or 2 * plan.lora_rank, "lora_dropout": plan.lora_dropout}
+    if name == "ADALORA":
+        settings |= {"init_r": initial_rank(plan), "target_r": plan.lora_rank, "total_step": plan.max_steps or 1000}
+    return settings | LORA_VARIANTS.get(plan.method, {})
 
 
 def _make(kind: Any, options: dict[str, Any]) -> Any:

@@ -20,6 +20,7 @@ class Job(Record):
     empty_cache_every: steps after which the loop empties the allocator's cache (0: never).
     zero_grad: the loop drops gradients at the end of a step (the Trainer) or at the start of the next.
     release_outputs: each step is a function of its own, so outputs that are kept through backward go at its end.
+    max_split_size_mb: as in PYTORCH_CUDA_ALLOC_CONF.
     snapshot: file to write the allocations to, for PyTorch's memory visualiser.
     limit_to_device: stop where the card's memory ends, as the run would.
     """
@@ -33,5 +34,6 @@ class Job(Record):
     expand_kv_heads: bool = False
     zero_grad: Literal["end", "start"] = "end"
     release_outputs: bool = False
+    max_split_size_mb: PositiveInt | None = None
     limit_to_device: bool = False
     snapshot: str | None = None

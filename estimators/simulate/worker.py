@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from estimators.allocator import CachingAllocator
+from estimators.methods import get_method
 from estimators.regime import resolve_regime
 from estimators.simulate.job import Job
 from estimators.simulate.replay import replay
@@ -55,7 +56,7 @@ def run_job(job: Job) -> Simulation:
     plan = job.plan
     allocator = CachingAllocator(
         limit=job.hardware.gpu.memory_bytes if job.limit_to_device else None,
-        max_split_size=_max_split_size(plan.method_options.get("max_split_size_mb")),
+        max_split_size=None if job.max_split_size_mb is None else job.max_split_size_mb * MIB,
         expandable_segments=plan.expandable_segments,
     )
     if job.snapshot is not None:
@@ -126,15 +127,12 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
 
 def _uniform(job: Job) -> bool:
     """Whether all layers are alike, and so are what the method adds to them: then some can stand for all."""
-    if len(job.model.layers) != 1 or job.model.kind == "encoder-decoder" or job.plan.method in ("freeze", "prefix"):
+    if len(job.model.layers) != 1 or job.model.kind == "encoder-decoder" or job.plan.method == "freeze":
         return False
-    if job.plan.method_options.get("peft_type", "LORA") not in BY_LAYER:
+    method = job.plan.method_options.get("peft_type") or get_method(job.plan.method).peft_type
+    if method is not None and method not in BY_LAYER:
         return False
     if any("layer" in option for option in job.plan.method_options):
         return False  # the method itself names layers
     kinds: Any = job.model.config.get("layer_types")
     return not kinds or len(set(kinds)) == 1
-
-
-def _max_split_size(megabytes: Any) -> int | None:
-    return None if megabytes is None else int(megabytes) * MIB
