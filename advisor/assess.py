@@ -49,7 +49,7 @@ def assess(request: Request) -> Facts:
         lengths=None if dataset is None else dataset.lengths,
         task=task,
         seq_len=seq_len,
-        price=_price(request, hardware),
+        price=find_price(request, hardware),
         fingerprints=prints,
         assumptions=tuple(assumptions),
     )
@@ -132,7 +132,8 @@ def _data(request: Request, dataset: DatasetFacts | None, seq_len: int, assumpti
     return DataFacts.model_construct(examples=request.examples, mean_len=mean_len, basis=basis)
 
 
-def _price(request: Request, hardware: Hardware) -> PriceRange | None:
+def find_price(request: Request, hardware: Hardware) -> PriceRange | None:
+    """USD an hour and card: the user's, else the catalogue's range, else None."""
     if request.usd_per_hour is not None:
         return PriceRange(low=request.usd_per_hour, high=request.usd_per_hour, source=Source(url="as given", date=""))
     return hardware.gpu.price_usd_per_hour
