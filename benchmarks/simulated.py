@@ -27,7 +27,7 @@ from profiles.plan import Plan
 from profiles.units import MIB
 
 # The longest batch of PEFT's benchmark is not published: one length, fitted to its LoRA row, serves all its rows.
-LONGEST_LEN = 676
+LONGEST_LEN = 648
 SOURCES = ("peft", "fitcheck", "fms", "canifinetune", "torchtune")
 KINDS = {
     "allocated_bytes": lambda s: s.peak_allocated,
@@ -63,7 +63,15 @@ def job_of(row: MeasuredRow) -> Job | None:
     if row.source == "peft":
         plan = peft_plan(row)
         batches = ((4, PEFT_PADDED_LEN), (4, LONGEST_LEN))
-        return Job(plan=plan, model=model, hardware=hardware, batches=batches, zero_grad="start", empty_cache_every=1)
+        return Job(
+            plan=plan,
+            model=model,
+            hardware=hardware,
+            batches=batches,
+            zero_grad="start",
+            empty_cache_every=1,
+            load="to",
+        )
     if row.plan is None or row.raw.get("role") == "excluded" or row.plan.platform == "unsloth":
         return None
     if row.source != "fitcheck" and row.memory_note:
@@ -71,7 +79,7 @@ def job_of(row: MeasuredRow) -> Job | None:
     if row.source == "fitcheck":
         plan = row.plan.replace(padding_mask=False)
         expand = "GQA expand" in row.raw["attention"]
-        return Job(plan=plan, model=model, hardware=hardware, expand_kv_heads=expand, release_outputs=True)
+        return Job(plan=plan, model=model, hardware=hardware, expand_kv_heads=expand, release_outputs=True, load="to")
     return Job(plan=row.plan, model=model, hardware=hardware)
 
 

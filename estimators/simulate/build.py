@@ -8,6 +8,7 @@ import torch
 
 from estimators.regime import Regime
 from estimators.simulate.adapters import cast_adapters, wrap
+from estimators.simulate.job import Job
 from estimators.simulate.load import layer_index, load
 from estimators.simulate.tracker import Tracker
 from profiles.errors import InvalidModelError, UnsupportedError
@@ -35,8 +36,9 @@ class Built:
         return sum(by_layer.values()) + max(0, num_layers - here - 1) * by_layer[here]
 
 
-def build(plan: Plan, spec: ModelSpec, regime: Regime, tracker: Tracker, *, num_layers: int) -> Built:
+def build(job: Job, regime: Regime, tracker: Tracker, *, num_layers: int) -> Built:
     """Build a model of `num_layers` layers as the plan's platform would."""
+    plan, spec = job.plan, job.model
     model = empty_model(plan, spec, regime, num_layers=num_layers)
     layers = find_layers(model)
     compute_dtype = DTYPES[regime.compute_dtype]
@@ -47,6 +49,7 @@ def build(plan: Plan, spec: ModelSpec, regime: Regime, tracker: Tracker, *, num_
         compute_dtype=compute_dtype,
         layers=layers,
         num_layers=spec.num_hidden_layers,
+        moved=job.load == "to" and plan.quantization not in QUANTIZED,
     )
     model = _checkpointing(_kbit(model, plan), regime)
     model = wrap(model, plan, spec, regime)

@@ -17,6 +17,7 @@ class Job(Record):
 
     batches: (micro_batch_size, padded length) of each optimizer step, in order; empty: the plan's own, twice.
     expand_kv_heads: the run repeats key and value heads itself before attention.
+    load: "device_map" puts each weight on the card as it is read, as the platforms do; "to" moves a finished model.
     empty_cache_every: steps after which the loop empties the allocator's cache (0: never).
     zero_grad: the loop drops gradients at the end of a step (the Trainer) or at the start of the next.
     release_outputs: each step is a function of its own, so outputs that are kept through backward go at its end.
@@ -30,6 +31,7 @@ class Job(Record):
     hardware: Hardware
     layers: Layers = "extrapolate"
     batches: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
+    load: Literal["device_map", "to"] = "device_map"
     empty_cache_every: int = Field(0, ge=0)
     expand_kv_heads: bool = False
     zero_grad: Literal["end", "start"] = "end"

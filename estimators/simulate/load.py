@@ -19,21 +19,28 @@ DEVICE = "cuda:0"
 
 
 def load(
-    model: Any, tracker: Tracker, *, quantization: str, compute_dtype: torch.dtype, layers: str, num_layers: int
+    model: Any,
+    tracker: Tracker,
+    *,
+    quantization: str,
+    compute_dtype: torch.dtype,
+    layers: str,
+    num_layers: int,
+    moved: bool,
 ) -> None:
     """Materialise a model that stands on the meta device.
 
+    moved: `.to(device)` of a model loaded elsewhere: no warm-up, in the order of its modules.
     layers: the dotted name of its list of layers. num_layers: how many the whole model has; this one may have fewer.
     """
     chosen = _to_quantize(model) if quantization in QUANTIZED else set()
     quantize = quantizer(quantization, compute_dtype) if chosen else None
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     parameters = {n: p for n, p in model.named_parameters(remove_duplicate=True) if n not in tied}
-    tracker.transient(
-        _total_bytes(parameters, chosen, 8 if quantization == "int8" else 4, layers, num_layers),
-        "caching_allocator_warmup",
-    )
-    for name in sorted(parameters, key=_natural):
+    if not moved:
+        total = _total_bytes(parameters, chosen, 8 if quantization == "int8" else 4, layers, num_layers)
+        tracker.transient(total, "caching_allocator_warmup")
+    for name in parameters if moved else sorted(parameters, key=_natural):
         layer = layer_index(name, layers)
         tracker.layer = layer if layer is not None else -1
         _fill(model, name, parameters[name], quantize if name in chosen else None)

@@ -114,7 +114,7 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
     tracker = Tracker(workspace=cublas_workspace(capability), boolean=not regime.masked)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), tracker:
-            built = build(plan, spec, regime, tracker, num_layers=layers)
+            built = build(job, regime, tracker, num_layers=layers)
             trainable = built.trainable(spec.num_hidden_layers)
             run_steps(built, job, regime, tracker, batches)
             trace = tracker.finish()
