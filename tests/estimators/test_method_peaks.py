@@ -42,4 +42,4 @@ def test_allocated_peak(row: dict[str, Any]) -> None:
 
 def test_all_methods_are_covered() -> None:
     assert {row["plan"]["method"] for row in GOLDEN["rows"]} == set(methods())
-    assert len(GOLDEN["rows"]) == 46
+    assert len(GOLDEN["rows"]) == 56
