@@ -17,7 +17,7 @@ from rich.table import Table
 from benchmarks.model_configs import model_spec
 from benchmarks.rows import MeasuredRow, load_rows
 from estimators.answer import MemoryEstimate
-from estimators.memory import estimate_memory
+from estimators.replay import estimate_memory_replayed
 from profiles.catalog import find_gpu
 from profiles.errors import AdviseError
 from profiles.gpu import Hardware
@@ -55,7 +55,7 @@ def estimate_row(row: MeasuredRow) -> MemoryEstimate:
     assert row.gpu_id is not None
     hardware = Hardware(gpu=find_gpu(row.gpu_id), n_gpus=row.n_gpus)
     assert row.model_ref is not None
-    return estimate_memory(row.plan, model_spec(row.model_ref), hardware)
+    return estimate_memory_replayed(row.plan, model_spec(row.model_ref), hardware)
 
 
 def scores(rows: list[MeasuredRow]) -> Iterator[Score]:

@@ -56,7 +56,7 @@ def profile_layer(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
 def _plain(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> LayerProfile:
     tape = Tape()
     x = tape.tensor(input_width(block), regime.residual, setup.input_requires_grad)
-    out = _forward(tape, x, block, regime, setup, seq_len)
+    out = run_layer(tape, x, block, regime, setup, seq_len)
     forward = tape.envelope()
     tape.drop(out)
     saved = (tape.per_token, tape.constant)
@@ -75,7 +75,7 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
     x = tape.tensor(input_width(block), regime.residual, True)
     tape.hold(x)
     tape.per_token = 0.0
-    out = _forward(tape, x, block, regime, setup, seq_len)
+    out = run_layer(tape, x, block, regime, setup, seq_len)
     again = tape.envelope() if regime.reentrant else tape.envelope_until_last_save()
     if not regime.reentrant:
         tape.drop(out)
@@ -90,7 +90,8 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
     return LayerProfile(saved=(0.0, 0.0), forward=(), backward=upper_envelope(lines), left=tape.constant)
 
 
-def _forward(tape: Tape, x: Tensor, block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Tensor:
+def run_layer(tape: Tape, x: Tensor, block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Tensor:
+    """One layer's forward on `tape`; takes over the hold on x. `seq_len` is for tensors that grow with its square."""
     scope = Scope(
         tape=tape,
         regime=regime,

@@ -37,8 +37,23 @@ class HeadProfile:
 
 def profile_head(model: ModelSpec, regime: Regime, setup: LayerSetup, *, tokens: int) -> HeadProfile:
     """Run final norm, head and loss forward and back for a micro-batch of `tokens`."""
-    width = input_width(model.layers[0].block)
     tape = Tape()
+    x = tape.tensor(input_width(model.layers[0].block), regime.residual, True)
+    tape.mark()
+    loss, logits = run_head(tape, x, model, regime, setup, tokens=tokens)
+    forward = tape.envelope()
+    tape.mark()
+    loss.grad = tape.alloc(0.0)
+    tape.backward()
+    tape.drop(loss)
+    held = 0.0 if logits is None else logits.width * logits.itemsize
+    return HeadProfile(forward=forward, backward=tape.envelope(), left=tape.constant, held=held)
+
+
+def run_head(
+    tape: Tape, x: Tensor, model: ModelSpec, regime: Regime, setup: LayerSetup, *, tokens: int
+) -> tuple[Tensor, Tensor | None]:
+    """Final norm, head and loss on `tape`: the loss, and the logits where the loop keeps the outputs."""
     scope = Scope(
         tape=tape,
         regime=regime,
@@ -48,23 +63,14 @@ def profile_head(model: ModelSpec, regime: Regime, setup: LayerSetup, *, tokens:
         trained_norms=setup.trained_norms,
         accumulates=setup.accumulates,
     )
-    x = tape.tensor(width, regime.residual, True)
-    tape.mark()
     hidden = _final_norm(scope, model, x, setup)
     if model.head is None:
-        loss, held = _mean(scope, hidden), 0.0
-    elif regime.loss == "full":
-        loss, held = _full(scope, model, hidden)
-    elif regime.loss == "fused":
-        loss, held = _fused(scope, model, hidden, tokens), 0.0
-    else:
-        loss, held = _chunked(scope, model, hidden), 0.0
-    forward = tape.envelope()
-    tape.mark()
-    loss.grad = tape.alloc(0.0)
-    tape.backward()
-    tape.drop(loss)
-    return HeadProfile(forward=forward, backward=tape.envelope(), left=tape.constant, held=held)
+        return _mean(scope, hidden), None
+    if regime.loss == "full":
+        return _full(scope, model, hidden)
+    if regime.loss == "fused":
+        return _fused(scope, model, hidden, tokens), None
+    return _chunked(scope, model, hidden), None
 
 
 def _final_norm(scope: Scope, model: ModelSpec, x: Tensor, setup: LayerSetup) -> Tensor:
@@ -86,7 +92,7 @@ def _mean(scope: Scope, hidden: Tensor) -> Tensor:
     return out
 
 
-def _full(scope: Scope, model: ModelSpec, hidden: Tensor) -> tuple[Tensor, float]:
+def _full(scope: Scope, model: ModelSpec, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
     tape, regime = scope.tape, scope.regime
     assert model.head is not None
     logits = ops.base_linear(scope, hidden, model.head)
@@ -98,12 +104,12 @@ def _full(scope: Scope, model: ModelSpec, hidden: Tensor) -> tuple[Tensor, float
     tape.save_output(log_probs)
     loss = tape.op(log_probs, width=0.0, itemsize=FP32, saved=[log_probs.buffer])
     tape.drop(upcast, log_probs)
-    held = logits.width * logits.itemsize
     if regime.outputs_to_fp32:  # accelerate's convert_outputs_to_fp32, after the model's forward
         tape.scratch(logits.width * FP32)
-    if not regime.keep_outputs:
-        tape.drop(logits)
-    return loss, held if regime.keep_outputs else 0.0
+    if regime.keep_outputs:
+        return loss, logits
+    tape.drop(logits)
+    return loss, None
 
 
 def _softcap(scope: Scope, logits: Tensor) -> Tensor:

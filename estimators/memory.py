@@ -85,8 +85,8 @@ class MemoryModel:
         self.seq_len = plan.seq_len + (plan.num_virtual_tokens if method.adds_tokens else 0)
         self.standing = standing_bytes(plan, model, method, self.regime, workspace_bytes(gpu))
         self.trainable_parameters = method.trainable_parameters(model, plan)
-        self._setup = layer_setup(method, model, plan, self.regime)
-        length = _length_class(self.regime, self.seq_len, bool(self._setup.prefix_tokens))
+        self.setup = layer_setup(method, model, plan, self.regime)
+        length = _length_class(self.regime, self.seq_len, bool(self.setup.prefix_tokens))
         runs = layer_runs(method, model, plan, self.regime)
         self._layers = [(r.count, profile_layer(r.block, r.regime, r.setup, length)) for r in runs if r.reached]
         self._heads: dict[bool, HeadProfile] = {}
@@ -101,7 +101,7 @@ class MemoryModel:
         standing, regime, model = self.standing, self.regime, self.model
         head = self._head(tokens)
         held = head.held * tokens
-        gradients = standing.gradients if self._setup.accumulates else 0.0
+        gradients = standing.gradients if self.setup.accumulates else 0.0
         checkpoint = float(standing.checkpoints * regime.residual * model.hidden_size * tokens)
         if not regime.checkpointing:
             saved = sum(count * _point(p.saved, tokens) for count, p in self._layers)
@@ -133,19 +133,22 @@ class MemoryModel:
         """The head's profile differs only in whether TRL's tile of rows is full."""
         full_tile = tokens > TRL_TOKEN_TILE
         if full_tile not in self._heads:
-            self._heads[full_tile] = profile_head(self.model, self.regime, self._setup, tokens=tokens)
+            self._heads[full_tile] = profile_head(self.model, self.regime, self.setup, tokens=tokens)
         return self._heads[full_tile]
 
     def _input_bytes(self, tokens: int) -> float:
-        """Ids, labels, positions' cos and sin of one sequence, and the (batch, 1, s, s) mask where there is one."""
-        regime, attention = self.regime, self.model.layers[0].block.attention
-        rotary = 2.0 * self.seq_len * attention.head_dim * regime.residual if attention.rotary else 0.0
-        mask = 0.0
-        if regime.kernel == "eager":
-            mask = float(regime.residual * self.seq_len * tokens)
-        elif regime.masked and regime.kernel != "flash":
-            mask = float(MASK_BYTES * self.seq_len * tokens)
-        return INPUT_BYTES * tokens + rotary + mask
+        """Ids, labels, positions' cos and sin of one sequence, and the mask."""
+        attention = self.model.layers[0].block.attention
+        rotary = 2.0 * self.seq_len * attention.head_dim * self.regime.residual if attention.rotary else 0.0
+        return INPUT_BYTES * tokens + rotary + self.mask_bytes(tokens)
+
+    def mask_bytes(self, tokens: int) -> float:
+        """The (batch, 1, s, s) mask: booleans for SDPA's padded batches, the residual's dtype for eager attention."""
+        if self.regime.kernel == "eager":
+            return float(self.regime.residual * self.seq_len * tokens)
+        if self.regime.masked and self.regime.kernel != "flash":
+            return float(MASK_BYTES * self.seq_len * tokens)
+        return 0.0
 
     def _last_forward(self, fixed: Parts, gradients: float, saved: float, tokens: int, held: float) -> Parts:
         """The last layer's forward makes more than it saves. Under checkpointing its second run makes more still."""

@@ -9,11 +9,12 @@ CUBLAS_WORKSPACE = 8_519_680
 CUBLAS_WORKSPACE_SM90 = 32 * MIB
 MULTIPLYING_THREADS = 2  # forward's and autograd's, each with a handle of its own
 
-# Context of one process: 141 MiB (T4, torch 2.10, fitcheck-llm 0.3.1 measurements of 2026-09) to 0.5-0.75 GiB seen as
-# nvidia-smi minus reserved on A100/H100 rows; the kernels loaded on first use (lazy loading) make the spread.
+# Context of one process: 141 MiB on a T4 (torch 2.10, fitcheck-llm 0.3.1 measurements of 2026-09) to 0.5-0.75 GiB seen
+# as nvidia-smi minus reserved on A100/H100 rows; the kernels loaded on first use (lazy loading) make the spread.
 CONTEXT_LOW = 140 * MIB
 CONTEXT_EXPECTED = 350 * MIB
 CONTEXT_HIGH = 600 * MIB
+CONTEXT_TURING = 141 * MIB
 
 
 def workspace_bytes(gpu: GpuSpec) -> float:
@@ -28,4 +29,5 @@ def context_bytes(gpu: GpuSpec) -> Interval:
     """Memory that the driver takes for a process before any tensor."""
     if gpu.vendor == "CPU":
         return Interval(low=0, expected=0, high=0)
-    return Interval(low=CONTEXT_LOW, expected=CONTEXT_EXPECTED, high=CONTEXT_HIGH)
+    expected = CONTEXT_TURING if gpu.compute_capability == (7, 5) else CONTEXT_EXPECTED
+    return Interval(low=CONTEXT_LOW, expected=expected, high=CONTEXT_HIGH)

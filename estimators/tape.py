@@ -126,6 +126,10 @@ class Tape:
         self._lines.append((self.per_token + per_token, self.constant + constant))
         self._rising = False
 
+    def keep_gradient(self, n_bytes: float) -> None:
+        """A parameter's gradient: it stays when the walk is over."""
+        self.alloc(0.0, n_bytes)
+
     def tensor(self, width: float, itemsize: int, requires_grad: bool) -> Tensor:
         """A new tensor without history."""
         return Tensor(self.alloc(width * itemsize), width, itemsize, requires_grad)
@@ -217,7 +221,7 @@ class Tape:
             if t.requires_grad and t not in passes
         ]
         if node.weight_grad:
-            self.alloc(0.0, node.weight_grad)
+            self.keep_gradient(node.weight_grad)
         if node.scratch is not NO_BYTES:
             self.scratch(*node.scratch)
         for t in passes:

@@ -9,8 +9,8 @@ from profiles.source import Source
 class Margin(Record):
     """Quantiles (5, 50, 95 %) of what was measured against predicted, as shares; `id` is quantity/case.
 
-    reserved/*: (max_memory_reserved - max_memory_allocated) / the part of the allocated peak that comes and goes.
-    allocated/*: measured / predicted - 1.
+    allocated/*: measured / predicted - 1. reserved/replayed: measured / what the replay reserved - 1. reserved/fused
+    and reserved/eager: (max_memory_reserved - max_memory_allocated) / the part of the peak that comes and goes.
     """
 
     id: str

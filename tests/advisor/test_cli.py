@@ -161,7 +161,7 @@ def test_advise_json_is_the_record_and_its_plan_can_be_estimated(ask):
     code, out, _ = ask("estimate", "--plan", "-", "--json", stdin=json.dumps(answer["best"]["plan"]))
     again = json.loads(out)["answer"]
     assert code == 0
-    assert again["memory"]["device"] == answer["best"]["memory"]["device"]
+    assert again["memory"]["allocated"] == answer["best"]["memory"]["allocated"]
     assert again["verdict"] == "fits"
 
 

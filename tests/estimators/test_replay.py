@@ -1,0 +1,55 @@
+"""The replayed reserved memory: consistent with the analytic peak, and against published runs."""
+
+from statistics import median
+
+import pytest
+
+from benchmarks.model_configs import model_spec
+from benchmarks.rows import load_rows
+from estimators.memory import estimate_memory
+from estimators.replay import estimate_memory_replayed, replay
+from profiles.catalog import find_gpu
+from profiles.gpu import Hardware
+from profiles.plan import Plan
+
+A100 = find_gpu("a100-80-sxm")
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+@pytest.mark.parametrize("method", ["lora", "qlora", "full", "prompt", "adalora"])
+def test_the_replay_allocates_what_the_phases_say(method: str, checkpointing: str) -> None:
+    plan = Plan(model="m", method=method, gradient_checkpointing=checkpointing, micro_batch_size=2, seq_len=512)
+    model = model_spec("llama-3.2-1b")
+    found, predicted = replay(plan, model, A100), estimate_memory(plan, model, Hardware(gpu=A100)).allocated.expected
+    assert found.allocated == pytest.approx(predicted, rel=0.03)
+    assert found.reserved >= found.allocated
+
+
+def test_expandable_segments_never_reserve_more() -> None:
+    plan = Plan(model="m", method="lora", attention="eager", micro_batch_size=2, seq_len=1024)
+    model = model_spec("llama-3.2-1b")
+    fixed, grown = (replay(plan.replace(expandable_segments=e), model, A100) for e in (False, True))
+    assert grown.reserved <= fixed.reserved
+    assert grown.allocated == pytest.approx(fixed.allocated, rel=1e-3)  # unsplit remainders count as allocated
+
+
+def test_several_cards_keep_the_fitted_margin() -> None:
+    plan = Plan(model="m", n_gpus=2, sharding="fsdp2", method="lora", seq_len=512)
+    model, hardware = model_spec("llama-3.2-1b"), Hardware(gpu=A100, n_gpus=2)
+    assert estimate_memory_replayed(plan, model, hardware) == estimate_memory(plan, model, hardware)
+
+
+@pytest.mark.slow
+def test_reserved_memory_of_published_runs() -> None:
+    errors: dict[str, list[float]] = {}
+    for row in load_rows():
+        measured = row.measured.get("reserved_bytes")
+        known = row.plan is not None and row.quality == "A" and not row.memory_note and row.gpu_id and row.model_ref
+        if row.source in ("peft", "canifinetune", "fitcheck") and known and measured:
+            assert row.plan is not None
+            found = replay(row.plan, model_spec(str(row.model_ref)), find_gpu(str(row.gpu_id)))
+            errors.setdefault(row.source, []).append(abs(found.reserved / measured - 1))
+    assert {source: len(found) for source, found in errors.items()} == {"peft": 44, "canifinetune": 15, "fitcheck": 49}
+    assert median(errors["peft"]) < 0.01
+    assert median(errors["canifinetune"]) < 0.05
+    assert median(errors["fitcheck"]) < 0.06
