@@ -17,6 +17,8 @@ from profiles.plan import Plan
 from profiles.quality import find_quality
 from profiles.units import HOUR, format_bytes, format_duration, gib_from_bytes
 
+LOW_HEADROOM = 0.05  # share of the budget above the high end of the estimate
+
 
 def evaluate_cell(cell: Cell, request: Request, facts: Facts) -> Candidate | Dropped:
     """Choose the inner axes of a cell that passed the rules, and estimate it."""
@@ -28,7 +30,7 @@ def evaluate_cell(cell: Cell, request: Request, facts: Facts) -> Candidate | Dro
     if candidate is None:
         assert search.smallest is not None  # a search that found nothing has tried something
         return _drop_for_memory(cell, search.smallest)
-    return _over_limit(candidate, cell, request) or candidate
+    return _over_limit(candidate, cell, request) or _with_safe_allocator(candidate, facts)
 
 
 def evaluate_plan(plan: Plan, facts: Facts) -> Candidate:
@@ -39,6 +41,16 @@ def evaluate_plan(plan: Plan, facts: Facts) -> Candidate:
     """
     memory = estimate_memory(plan, facts.model, facts.hardware)
     return _complete(plan, memory, facts)
+
+
+def _with_safe_allocator(candidate: Candidate, facts: Facts) -> Candidate:
+    """Where little memory is left, expandable segments keep the allocator from splitting it up."""
+    if candidate.headroom >= LOW_HEADROOM or facts.hardware.gpu.vendor != "NVIDIA":
+        return candidate
+    plan = candidate.plan.replace(expandable_segments=True)
+    memory = estimate_memory(plan, facts.model, facts.hardware)
+    choice = "expandable segments are on: little memory is left, and the allocator must not split it up"
+    return candidate.model_copy(update={"plan": plan, "memory": memory, "choices": (*candidate.choices, choice)})
 
 
 class _Fitting(NamedTuple):

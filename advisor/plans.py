@@ -38,6 +38,7 @@ QLORA_LARGE_MODEL_RATE = 1e-4
 EAGER_ONLY = frozenset({"bloom", "mpt"})  # transformers 5.23: their attention has no SDPA path
 LORA_DROPOUT_SMALL = 0.05  # QLoRA paper: 0.05 to 0.1 helps models up to 13B
 SMALL_DATA = 1000  # examples; below it the guards against overfitting are on
+MANY_EPOCHS = 3  # Unsloth documentation: 1 to 3 epochs; above it early stopping is on
 EARLY_STOPPING_EVALUATIONS = 3
 
 
@@ -175,6 +176,7 @@ def draft_plan(cell: Cell, request: Request, facts: Facts) -> Plan:
     """The cell as a plan with micro-batch 1 and no checkpointing; the inner axes come on top."""
     hardware, data = facts.hardware, facts.data
     small = data.examples is not None and data.examples < SMALL_DATA
+    early = small or request.num_epochs > MANY_EPOCHS
     adapter = get_method(cell.method).uses_rank
     return Plan.model_validate(
         {
@@ -197,7 +199,7 @@ def draft_plan(cell: Cell, request: Request, facts: Facts) -> Plan:
             "learning_rate": request.learning_rate or learning_rate(cell, facts),
             "num_epochs": request.num_epochs,
             "max_steps": request.max_steps,
-            "early_stopping_patience": EARLY_STOPPING_EVALUATIONS if small else 0,
+            "early_stopping_patience": EARLY_STOPPING_EVALUATIONS if early else 0,
             "eval_fraction": 0.1 if small else 0.05,
             "weight_decay": 0.01 if small else 0.0,
         }

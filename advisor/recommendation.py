@@ -111,12 +111,17 @@ class RunnerUp(Answer):
 
 
 class Risk(Answer):
-    """A risk by its id in the framework (K1-K4), the numbers that raise it, and the setting that guards against it."""
+    """A risk by its id in the framework (K1-K4), the numbers that raise it, and the setting that guards against it.
+
+    settings: the fields of the plan that guard, with their values, all of which the emitted configuration holds;
+    `requirements` is the pinned release in requirements.txt.
+    """
 
     id: Literal["K1", "K2", "K3", "K4"]
     title: str
     finding: str
     guard: str
+    settings: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
 
 class ModelDigest(Answer):

@@ -1,16 +1,16 @@
 """Risks K1-K4 of the framework: each raised by numbers, each with the setting of the plan that guards against it."""
 
 from collections.abc import Iterator
+from typing import Any
 
-from advisor.plans import SMALL_DATA
+from advisor.evaluate import LOW_HEADROOM
+from advisor.plans import LEARNING_RATE, MANY_EPOCHS, SMALL_DATA
 from advisor.recommendation import Candidate, Facts, Risk
 from estimators.methods import get_method
-from profiles.plan import FOUR_BIT
+from profiles.plan import FOUR_BIT, Plan
 from profiles.platform import load_platforms
 from profiles.units import format_bytes, format_count
 
-MANY_EPOCHS = 3  # Unsloth documentation: 1 to 3 epochs
-LOW_HEADROOM = 0.05  # share of the budget above the high end of the estimate
 WASTED = 0.5  # share of the budget that stays free
 COMMON_METHODS = frozenset({"full", "lora", "qlora"})
 
@@ -28,32 +28,42 @@ def find_risks(candidate: Candidate, facts: Facts) -> tuple[Risk, ...]:
 def overfitting(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
     """K1: few examples, or many passes over them."""
     plan, data = candidate.plan, facts.data
+    guards = ["eval_fraction", "early_stopping_patience"]
     if data.examples is not None and data.examples < SMALL_DATA:
-        trained = format_count(candidate.memory.trainable_parameters)
-        tokens = "" if data.mean_len is None else f" ({format_count(data.examples * data.mean_len)} tokens)"
+        trained = candidate.memory.trainable_parameters
+        tokens = ""
+        if data.mean_len is not None:
+            total = data.examples * data.mean_len
+            tokens = f" ({format_count(total)} tokens, {total / trained:.2g} for each)"
         dropout = f", lora_dropout {plan.lora_dropout}" if plan.lora_dropout else ""
         yield Risk.model_construct(
             id="K1",
             title="overfitting on small data",
-            finding=f"{data.examples} examples{tokens} for {trained} trained parameters",
+            finding=f"{data.examples} examples{tokens} for {format_count(trained)} trained parameters",
             guard=(
                 f"{plan.eval_fraction:.0%} held back, early stopping after {plan.early_stopping_patience} evaluations "
                 f"without gain, weight decay {plan.weight_decay}{dropout}"
             ),
+            settings=_settings(plan, *guards, "weight_decay", *(["lora_dropout"] if plan.lora_dropout else [])),
         )
     if plan.num_epochs > MANY_EPOCHS:
         yield Risk.model_construct(
             id="K1",
             title="overfitting by repetition",
             finding=f"{plan.num_epochs:g} epochs; 1 to {MANY_EPOCHS} are usual for instruction data",
-            guard=f"{plan.eval_fraction:.0%} of the data held back: watch the evaluation loss",
+            guard=(
+                f"{plan.eval_fraction:.0%} of the data held back, early stopping after "
+                f"{plan.early_stopping_patience} evaluations without gain"
+            ),
+            settings=_settings(plan, *guards, "num_epochs"),
         )
 
 
 def forgetting(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
     """K2: full fine-tuning and soft prompts change behaviour outside the task most."""
-    method = candidate.plan.method
-    if method == "full":
+    plan = candidate.plan
+    if plan.method == "full":
+        rate = plan.learning_rate or LEARNING_RATE["full"]
         yield Risk.model_construct(
             id="K2",
             title="forgetting",
@@ -61,14 +71,16 @@ def forgetting(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
                 f"all {format_count(candidate.memory.trainable_parameters)} parameters change; in one published run "
                 "GSM8K fell from .517 to .343 after unrelated full fine-tuning, to .462 after LoRA (ms-swift, Qwen-7B)"
             ),
-            guard=f"learning rate {candidate.plan.learning_rate:g}; evaluate general tasks before and after",
+            guard=f"learning rate {rate:g}; evaluate general tasks before and after",
+            settings={"learning_rate": rate},
         )
-    elif method in ("prompt", "prefix", "ptuning"):
+    elif plan.method in ("prompt", "prefix", "ptuning"):
         yield Risk.model_construct(
             id="K2",
             title="forgetting",
             finding="soft prompts shift general behaviour more than LoRA (PEFT's table: .13 to 1.8 against .05)",
             guard="the base stays untouched: leave the prompt out for other tasks",
+            settings=_settings(plan, "method"),
         )
 
 
@@ -77,18 +89,21 @@ def resource_use(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
     plan, memory = candidate.plan, candidate.memory
     free = memory.budget - memory.device.high
     if 0 <= candidate.headroom < LOW_HEADROOM:
+        segments = "expandable segments are on; " if plan.expandable_segments else ""
         yield Risk.model_construct(
             id="K3",
             title="little headroom",
             finding=f"the high end of the estimate leaves {format_bytes(free)} of {format_bytes(memory.budget)}",
-            guard="if it runs out: halve micro_batch_size and double gradient_accumulation_steps, same result",
+            guard=f"{segments}if it runs out, half micro_batch_size and twice gradient_accumulation_steps are the same",
+            settings=_settings(plan, "expandable_segments", "micro_batch_size", "gradient_accumulation_steps"),
         )
     if candidate.headroom > WASTED and plan.method != "full":
         yield Risk.model_construct(
             id="K3",
             title="card largely unused",
             finding=f"{format_bytes(free)} of {format_bytes(memory.budget)} stay free",
-            guard="a longer seq_len, a larger model or a smaller card would do",
+            guard="a longer seq_len, a larger model or a smaller card would do (`ftadvise fit`)",
+            settings=_settings(plan, "seq_len"),
         )
     if plan.method == "full" and plan.quantization == "bf16" and plan.platform != "llamafactory":
         yield Risk.model_construct(
@@ -96,25 +111,29 @@ def resource_use(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
             title="pure bf16 training",
             finding="weights and optimizer states in bf16: updates below 1/256 of a weight vanish",
             guard="--quantization fp32 keeps fp32 weights under bf16 autocast, at twice the memory",
+            settings=_settings(plan, "quantization"),
         )
     if plan.quantization in FOUR_BIT and (facts.hardware.gpu.bf16 is False or plan.compute_dtype == "fp16"):
         yield Risk.model_construct(
             id="K3",
             title="4-bit with fp16 compute",
             finding="fp16 overflows in some models; artidoro/qlora reports 80 % of 7B runs ending without an error",
-            guard="max_grad_norm 1.0; resume from the last checkpoint, or use a card with bf16",
+            guard=f"max_grad_norm {plan.max_grad_norm}; resume from the last checkpoint, or use a card with bf16",
+            settings=_settings(plan, "max_grad_norm"),
         )
 
 
 def maintenance(candidate: Candidate) -> Iterator[Risk]:
     """K4: platforms and methods with few users or fast changes."""
     platform = load_platforms()[candidate.plan.platform]
+    pinned: dict[str, Any] = {"requirements": platform.version.replace(" ", "==")}
     if platform.maturity > 1:
         yield Risk.model_construct(
             id="K4",
             title="maintenance of the platform",
             finding=f"{platform.name}: {platform.maturity_reason}; licence: {platform.licence}",
             guard=f"the versions are pinned: {platform.version}",
+            settings=pinned,
         )
     if candidate.plan.method not in COMMON_METHODS:
         support = platform.methods[candidate.plan.method]
@@ -123,4 +142,9 @@ def maintenance(candidate: Candidate) -> Iterator[Risk]:
             title="a method that few use",
             finding=f"{get_method(candidate.plan.method).title}: {support.evidence}",
             guard="keep the pinned versions, and a LoRA run to compare with",
+            settings=pinned,
         )
+
+
+def _settings(plan: Plan, *fields: str) -> dict[str, Any]:
+    return {field: getattr(plan, field) for field in fields}

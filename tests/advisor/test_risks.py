@@ -1,9 +1,15 @@
-import pytest
+import json
 
-from advisor.evaluate import evaluate_plan
+import pytest
+import yaml
+
+from advisor.emit import Source, emit
+from advisor.evaluate import evaluate_cell, evaluate_plan
 from advisor.plans import SMALL_DATA, Cell, draft_plan
+from advisor.project import write_project
 from advisor.request import Request
 from advisor.risks import find_risks
+from estimators.answer import Estimate
 
 pytestmark = pytest.mark.usefixtures("stand_ins")
 
@@ -78,3 +84,93 @@ def test_every_risk_has_numbers_or_a_reason_and_a_guard(make_facts):
                 assert risk.guard
                 seen.add(risk.id)
     assert seen == {"K1", "K2", "K3", "K4"}
+
+
+# Where the emitted Hugging Face project holds a field of the plan.
+EMITTED = {
+    "early_stopping_patience": lambda c: c["early_stopping_patience"],
+    "weight_decay": lambda c: c["training"]["weight_decay"],
+    "lora_dropout": lambda c: c["peft"]["lora_dropout"],
+    "num_epochs": lambda c: c["training"]["num_train_epochs"],
+    "learning_rate": lambda c: c["training"]["learning_rate"],
+    "method": lambda c: c["method"],
+    "expandable_segments": lambda c: c["expandable_segments"],
+    "micro_batch_size": lambda c: c["training"]["per_device_train_batch_size"],
+    "gradient_accumulation_steps": lambda c: c["training"]["gradient_accumulation_steps"],
+    "seq_len": lambda c: c["training"]["max_length"],
+    "quantization": lambda c: {"bfloat16": "bf16"}[c["model"]["dtype"]],
+    "max_grad_norm": lambda c: c["training"]["max_grad_norm"],
+}
+
+
+@pytest.mark.parametrize(
+    ("card", "method", "quantization", "request_fields", "titles"),
+    [
+        ({"gib": 24, "examples": 600, "mean_len": 300}, "lora", "bf16", {}, {"overfitting on small data"}),
+        ({"gib": 24, "examples": 9000, "mean_len": 300}, "lora", "bf16", {"num_epochs": 5.0},
+         {"overfitting by repetition"}),
+        ({"gib": 80, "examples": 300, "mean_len": 300}, "full", "bf16", {}, {"forgetting", "pure bf16 training"}),
+        ({"gib": 24}, "prompt", "bf16", {}, {"forgetting", "a method that few use"}),
+        ({"gib": 24}, "adalora", "bf16", {}, {"a method that few use"}),
+        ({"gib": 100, "bf16": False}, "qlora", "nf4-dq", {}, {"4-bit with fp16 compute", "card largely unused"}),
+        ({"gib": 3.0}, "lora", "bf16", {}, {"little headroom"}),
+    ],
+)  # fmt: skip
+def test_every_guard_is_a_setting_that_the_emitted_configuration_holds(
+    make_facts, card, method, quantization, request_fields, titles
+):
+    facts = make_facts(**card)
+    request = Request(model="llama-1b", **request_fields)
+    candidate = evaluate_cell(Cell("hf", method, quantization), request, facts)
+    found = find_risks(candidate, facts)
+    assert titles <= {risk.title for risk in found}
+    source = Source(model_ref="some/model", held_out=candidate.plan.eval_fraction > 0)
+    files = emit(candidate.plan, facts.model, source).files
+    config = yaml.safe_load(files["config.yaml"])
+    for risk in found:
+        assert risk.settings
+        for field, value in risk.settings.items():
+            if field == "requirements":
+                assert value in files["requirements.txt"].splitlines()
+            elif field == "eval_fraction":
+                assert value > 0
+                assert config["training"]["eval_strategy"] == "steps"
+                assert "data/eval.jsonl" in files["README.md"]
+            else:
+                assert EMITTED[field](config) == value
+
+
+def test_early_stopping_that_is_emitted_stops(make_facts):
+    """The script reads the patience, and keeps the best model."""
+    facts = make_facts(examples=600, mean_len=300)
+    plan = evaluate_cell(Cell("hf", "lora", "bf16"), Request(model="llama-1b"), facts).plan
+    files = emit(plan, facts.model, Source(model_ref="some/model")).files
+    assert "EarlyStoppingCallback" in files["train.py"]
+    training = yaml.safe_load(files["config.yaml"])["training"]
+    assert training["load_best_model_at_end"] is True
+    assert training["eval_on_start"] is True
+
+
+def test_the_held_out_share_is_the_one_that_the_guard_names(make_facts, tmp_path):
+    facts = make_facts(examples=600, mean_len=300)
+    candidate = evaluate_cell(Cell("hf", "lora", "bf16"), Request(model="llama-1b"), facts)
+    share = find_risks(candidate, facts)[0].settings["eval_fraction"]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"say {i}", "completion": str(i)}) + "\n" for i in range(600)))
+    write_project(
+        candidate.plan, facts.model, Estimate(memory=candidate.memory, speed=None), tmp_path / "run", data=str(data)
+    )
+    rows = {name: len((tmp_path / "run" / "data" / f"{name}.jsonl").read_text().splitlines()) for name in ("train", "eval")}  # fmt: skip # noqa: E501
+    assert rows == {"train": 540, "eval": 60}
+    assert share == 0.1
+
+
+def test_little_headroom_turns_expandable_segments_on(make_facts):
+    """And only that: they cost nothing where memory is ample, and other makers' allocators do not have them."""
+    cell, request = Cell("hf", "lora", "bf16"), Request(model="llama-1b")
+    tight, roomy = (evaluate_cell(cell, request, make_facts(gib=gib)) for gib in (3.0, 24))
+    assert tight.headroom < 0.05 < roomy.headroom
+    assert tight.plan.expandable_segments
+    assert not roomy.plan.expandable_segments
+    assert any("expandable segments are on" in choice for choice in tight.choices)
+    assert not evaluate_cell(cell, request, make_facts(gib=3.0, vendor="AMD")).plan.expandable_segments

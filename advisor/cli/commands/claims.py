@@ -16,7 +16,10 @@ Examples:
 @click.option("--id", "claim_id", metavar="ID", help="One claim (H3, M-lora, R-prompt) or a section (P, M, R, H).")
 @json_option
 def command(claim_id: str | None, as_json: bool) -> int:
-    """Show what the published comparison states, our number, the evidence and the verdict."""
+    """Check the published comparison against our numbers.
+
+    Each row: what it states, our number, the evidence, the verdict.
+    """
     from advisor.claims import check_claim, select_claims
 
     checked = [check_claim(claim) for claim in select_claims(claim_id)]

@@ -27,7 +27,10 @@ Exit codes: 0 something fits, 1 nothing does, 2 no answer.
 @request_options
 @json_option
 def command(what: str, as_json: bool, **fields: Any) -> int:
-    """Find the longest sequence, the largest micro-batch or model, the cheapest card, or how many cards."""
+    """Find the longest, largest, cheapest or fewest that fits.
+
+    The longest sequence, the largest micro-batch or model, the cheapest card, the fewest cards.
+    """
     from advisor.inverse import ANY_MODEL, What, fit
 
     assert what in get_args(What)

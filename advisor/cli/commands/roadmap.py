@@ -17,7 +17,10 @@ Examples:
 @request_options
 @json_option
 def command(as_json: bool, **fields: Any) -> int:
-    """Order prompt tuning, LoRA/QLoRA and full fine-tuning by value for money: cost, exit test, command."""
+    """Order the steps from a trial to the full run.
+
+    Prompt tuning, LoRA or QLoRA, full fine-tuning: by value for money, each with cost, exit test and command.
+    """
     from advisor.assess import assess
     from advisor.roadmap import plan_roadmap
 
