@@ -6,7 +6,7 @@ and optimizer states included. Tens of milliseconds, no torch.
 
 from dataclasses import dataclass
 
-from estimators.allocator import CachingAllocator
+from estimators.allocator import CachingAllocator, DeviceOutOfMemoryError
 from estimators.answer import MemoryEstimate
 from estimators.interval import Interval
 from estimators.layer import input_width, run_layer
@@ -54,6 +54,11 @@ def estimate_memory_replayed(plan: Plan, model: ModelSpec, hardware: Hardware) -
         high=max(floor.high, expected * (1 + margin.high)),
     )
     context = context_bytes(hardware.gpu)
+    most = estimate.budget - context.high
+    if floor.high <= most < reserved.high and _runs_within(
+        plan, model, hardware.gpu, most * floor.expected / floor.high
+    ):
+        reserved = Interval(low=min(reserved.low, most), expected=min(reserved.expected, most), high=most)
     device = Interval(
         low=reserved.low + context.low,
         expected=reserved.expected + context.expected,
@@ -61,6 +66,14 @@ def estimate_memory_replayed(plan: Plan, model: ModelSpec, hardware: Hardware) -
     )
     said = "reserved memory: two whole steps replayed through a model of the caching allocator"
     return estimate.replace(reserved=reserved, device=device, assumptions=(*estimate.assumptions, said))
+
+
+def _runs_within(plan: Plan, model: ModelSpec, gpu: GpuSpec, limit: float) -> bool:
+    try:
+        replay(plan, model, gpu, limit=int(limit))
+    except DeviceOutOfMemoryError:
+        return False
+    return True
 
 
 class _Held(Buffer):
@@ -114,14 +127,17 @@ class _ReplayTape(Tape):
         self.gradients.append(self.take(n_bytes))
 
 
-def replay(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Replay:
+def replay(plan: Plan, model: ModelSpec, gpu: GpuSpec, *, limit: int | None = None) -> Replay:
     """Load the model, then run two equal steps of `plan`, on one card without sharding.
+
+    With a `limit` on what can be reserved the allocator gives cached segments back before it fails, as CUDA's does.
 
     Raises:
         UnsupportedError, InvalidInputError: as estimate_memory.
+        DeviceOutOfMemoryError: it does not run within the limit.
     """
     memory = memory_model(plan, model, gpu)
-    allocator = CachingAllocator(expandable_segments=plan.expandable_segments)
+    allocator = CachingAllocator(limit=limit, expandable_segments=plan.expandable_segments)
     run = _Run(plan, model, memory, _ReplayTape(allocator, plan.micro_batch_size * memory.seq_len))
     run.load()
     for step in range(STEPS):
@@ -183,7 +199,7 @@ class _Run:
         checkpoints: list[Tensor] = []
         for block in self.blocks:
             if regime.checkpointing:
-                checkpoints.append(tape.hold(x))
+                checkpoints.append(x if regime.offload_checkpoints else tape.hold(x))
                 x = run_layer(tape, x, block, regime, setup, memory.seq_len)
                 self._forget()
                 x.requires_grad = True
@@ -218,6 +234,8 @@ class _Run:
         gradient, top.grad = top.grad, None
         tape.drop(top)
         for block, x in zip(reversed(self.blocks), reversed(checkpoints), strict=True):
+            if regime.offload_checkpoints:  # back from host memory
+                x = tape.tensor(x.width, x.itemsize, x.requires_grad)
             x.grad = None
             out = run_layer(tape, tape.hold(x), block, regime, setup, memory.seq_len)
             tape.drop(out)

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.model_configs import model_spec
 from benchmarks.rows import load_rows
+from estimators.allocator import DeviceOutOfMemoryError
 from estimators.memory import estimate_memory
 from estimators.replay import estimate_memory_replayed, replay
 from profiles.catalog import find_gpu
@@ -37,6 +38,17 @@ def test_several_cards_keep_the_fitted_margin() -> None:
     plan = Plan(model="m", n_gpus=2, sharding="fsdp2", method="lora", seq_len=512)
     model, hardware = model_spec("llama-3.2-1b"), Hardware(gpu=A100, n_gpus=2)
     assert estimate_memory_replayed(plan, model, hardware) == estimate_memory(plan, model, hardware)
+
+
+def test_a_limit_makes_the_allocator_give_segments_back() -> None:
+    plan = Plan(model="m", method="qlora", micro_batch_size=4, seq_len=1024)
+    model = model_spec("llama-3.2-1b")
+    free = replay(plan, model, A100)
+    limited = replay(plan, model, A100, limit=(free.allocated + free.reserved) // 2)
+    assert limited.allocated == free.allocated
+    assert limited.reserved < free.reserved
+    with pytest.raises(DeviceOutOfMemoryError):
+        replay(plan, model, A100, limit=free.allocated - 1)
 
 
 @pytest.mark.slow
