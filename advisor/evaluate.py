@@ -45,7 +45,7 @@ def evaluate_plan(plan: Plan, facts: Facts) -> Candidate:
 
 def _with_safe_allocator(candidate: Candidate, facts: Facts) -> Candidate:
     """Where little memory is left, expandable segments keep the allocator from splitting it up."""
-    if candidate.headroom >= LOW_HEADROOM or facts.hardware.gpu.vendor != "NVIDIA":
+    if candidate.headroom >= LOW_HEADROOM or facts.hardware.gpu.vendor not in ("NVIDIA", "unnamed"):
         return candidate
     plan = candidate.plan.replace(expandable_segments=True)
     memory = estimate_memory(plan, facts.model, facts.hardware)
