@@ -60,6 +60,8 @@ def job_of(row: MeasuredRow) -> Job | None:
         return None
     hardware = Hardware(gpu=find_gpu(row.gpu_id))
     model = model_spec(row.model_ref)
+    if row.source == "peft" and (row.raw.get("peft_config") or {}).get("peft_type") == "OSF":
+        return None  # its rank is not in the published configuration
     if row.source == "peft":
         plan = peft_plan(row)
         batches = ((4, PEFT_PADDED_LEN), (4, LONGEST_LEN))
