@@ -14,7 +14,8 @@ from advisor.risks import find_risks
 from estimators.throughput import why_no_speed
 from profiles.errors import UnsupportedError
 
-LIMITS = frozenset({"memory", "tight", "max-hours", "max-usd"})  # rules that other hardware or limits would lift
+RUN_LIMITS = frozenset({"max-hours", "max-usd"})
+LIMITS = frozenset({"memory", "tight"}) | RUN_LIMITS  # rules that other hardware or limits would lift
 RUNNER_UPS = 3
 NEAREST = 4
 SHORTEST = 128  # tokens; shorter sequences teach a language model little
@@ -139,12 +140,13 @@ def _outranked(cell: Cell, best: Candidate) -> Dropped:
 def _no_fit(request: Request, facts: Facts, dropped: list[Dropped]) -> Recommendation:
     if not any(d.rule in LIMITS for d in dropped):
         raise UnsupportedError(*_impossible(dropped))
-    verdict = "tight" if any(d.rule == "tight" for d in dropped) else "does not fit"
+    limited = {d.method: d for d in reversed(dropped) if d.rule in RUN_LIMITS}  # these fit, but take or cost too much
+    verdict = "tight" if not limited and any(d.rule == "tight" for d in dropped) else "does not fit"
     misses = nearest_misses(dropped, facts)
-    nearest = misses[0] if misses else None
+    nearest = misses[0] if misses and not limited else None
     shorter = _find_shorter(nearest, request, facts) if nearest is not None else None
     way_out = tuple(explain_way_out(dropped, nearest, shorter, request))
-    shown = (*misses, *(d for d in dropped if d.rule in ("max-hours", "max-usd")))[:NEAREST]
+    shown = (*limited.values(), *misses)[:NEAREST]
     return _answer(request, facts, dropped, verdict=verdict, nearest=shown, way_out=way_out)
 
 

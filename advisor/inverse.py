@@ -26,7 +26,6 @@ from profiles.platform import load_platforms
 
 What = Literal["seq_len", "batch", "model", "gpu", "n_gpus"]
 ANY_MODEL = "any"  # stands for the model where the model is what is asked for
-RUN_LIMITS = ("max-hours", "max-usd")  # who fails these fits in memory, so they say more of what is in the way
 MOST_CARDS = 64
 MOST_SEQUENCES = 1_048_576  # a Plan's bound on its micro-batch
 LEAST_BYTES = {"4-bit": 0.5, "8-bit": 1.0, "16-bit": 2.0}  # a parameter, whatever scales and unquantised parts add
@@ -248,7 +247,7 @@ def _attempt(request: Request, facts: Facts) -> Attempt:
         return Attempt(None, error.message)
     if answer.best is not None:
         return Attempt(answer.best, "")
-    nearest = next((d for d in answer.dropped if d.rule in RUN_LIMITS), answer.nearest[0])
+    nearest = answer.nearest[0]
     name = f"{get_method(nearest.method).title} ({nearest.quantization}, {load_platforms()[nearest.platform].name})"
     return Attempt(None, f"{name} {nearest.reason}")
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from advisor.assess import TOLERATED_LOSS
 from advisor.evaluate import LOW_HEADROOM
 from advisor.plans import LEARNING_RATE, MANY_EPOCHS, SMALL_DATA
 from advisor.recommendation import Candidate, Facts, Risk
@@ -12,6 +13,7 @@ from profiles.platform import load_platforms
 from profiles.units import format_bytes, format_count
 
 WASTED = 0.5  # share of the budget that stays free
+REPEATED = 0.05  # share of examples that are copies of others
 COMMON_METHODS = frozenset({"full", "lora", "qlora"})
 
 
@@ -45,6 +47,14 @@ def overfitting(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
                 f"without gain, weight decay {plan.weight_decay}{dropout}"
             ),
             settings=_settings(plan, *guards, "weight_decay", *(["lora_dropout"] if plan.lora_dropout else [])),
+        )
+    if data.examples is not None and data.duplicates > REPEATED * data.examples:
+        yield Risk.model_construct(
+            id="K1",
+            title="overfitting on copies",
+            finding=f"{data.duplicates} of {data.examples} examples are copies of others, which are seen more often",
+            guard=f"{plan.eval_fraction:.0%} held back, with all copies of an example on the same side",
+            settings=_settings(plan, "eval_fraction"),
         )
     if plan.num_epochs > MANY_EPOCHS:
         yield Risk.model_construct(
@@ -96,6 +106,14 @@ def resource_use(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
             finding=f"the high end of the estimate leaves {format_bytes(free)} of {format_bytes(memory.budget)}",
             guard=f"{segments}if it runs out, half micro_batch_size and twice gradient_accumulation_steps are the same",
             settings=_settings(plan, "expandable_segments", "micro_batch_size", "gradient_accumulation_steps"),
+        )
+    if facts.data.tokens_lost > TOLERATED_LOSS:
+        yield Risk.model_construct(
+            id="K3",
+            title="examples are cut",
+            finding=f"{facts.data.tokens_lost:.1%} of all tokens lie beyond {plan.seq_len} and are never seen",
+            guard=f"a longer seq_len, up to {facts.data.max_len} (`ftadvise fit --what seq_len` says what fits)",
+            settings=_settings(plan, "seq_len"),
         )
     if candidate.headroom > WASTED and plan.method != "full":
         yield Risk.model_construct(

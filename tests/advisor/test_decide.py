@@ -160,6 +160,9 @@ def test_limits_drop_with_numbers(make_facts):
     assert answer.best is None
     assert all("the limit is 6 min" in d.reason for d in answer.dropped if d.rule == "max-hours")
     assert any(d.rule == "max-hours" for d in answer.dropped)
+    assert answer.verdict == "does not fit"
+    assert answer.nearest[0].rule == "max-hours"
+    assert answer.way_out == ("a higher --max-hours, fewer --epochs, or a faster card",)
 
 
 def test_only_the_impossible_was_asked_for(make_facts):

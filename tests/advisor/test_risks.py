@@ -174,3 +174,16 @@ def test_little_headroom_turns_expandable_segments_on(make_facts):
     assert not roomy.plan.expandable_segments
     assert any("expandable segments are on" in choice for choice in tight.choices)
     assert not evaluate_cell(cell, request, make_facts(gib=3.0, vendor="AMD")).plan.expandable_segments
+
+
+def test_copies_and_cut_examples_are_risks_of_the_data(make_facts):
+    plain = make_facts(examples=5000, mean_len=300)
+    data = plain.data.model_copy(update={"duplicates": 600, "tokens_lost": 0.04, "max_len": 9000})
+    titles = {r.title: r for r in risks(plain.model_copy(update={"data": data}))[0]}
+    assert "600 of 5000" in titles["overfitting on copies"].finding
+    assert titles["overfitting on copies"].settings == {"eval_fraction": 0.05}
+    assert "4.0%" in titles["examples are cut"].finding
+    assert titles["examples are cut"].settings == {"seq_len": 2048}
+    few = plain.data.model_copy(update={"duplicates": 250, "tokens_lost": 0.01})
+    found = {r.title for r in risks(plain.model_copy(update={"data": few}))[0]}
+    assert not found & {"overfitting on copies", "examples are cut"}
