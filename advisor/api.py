@@ -1,22 +1,25 @@
 """The three calls of the Python API: `facts`, `estimate`, `advise`. The command line is made of them."""
 
-from typing import Any
-
-from estimators.throughput import estimate_speed
+from typing import Any, Literal
 
 from advisor.assess import assess, resolve_task
+from advisor.calibrations import find_calibration
 from advisor.decide import decide
 from advisor.facts import resolve_model
 from advisor.hardware import resolve_hardware
 from advisor.recommendation import Facts, Recommendation
 from advisor.request import Request
 from estimators.answer import Estimate
-from estimators.memory import estimate_memory
 from estimators.methods import get_method
+from estimators.replay import estimate_memory_replayed
+from estimators.throughput import estimate_speed
 from profiles.errors import UnsupportedError
 from profiles.gpu import Hardware
+from profiles.model import ModelSpec
 from profiles.plan import Plan
 from profiles.record import parse_record
+
+SIMULATION_SECONDS = 120.0
 
 
 def facts(request: Request | dict[str, Any]) -> Facts:
@@ -28,15 +31,42 @@ def facts(request: Request | dict[str, Any]) -> Facts:
     return assess(_request(request))
 
 
-def estimate(plan: Plan | dict[str, Any], *, hardware: Hardware | None = None, offline: bool = False) -> Estimate:
+def estimate(
+    plan: Plan | dict[str, Any],
+    *,
+    hardware: Hardware | None = None,
+    offline: bool = False,
+    basis: Literal["analytic", "simulated"] = "analytic",
+) -> Estimate:
     """Memory (bytes) and speed (seconds, tokens/s) of one plan, on `hardware`, else on what `plan.gpu` names.
 
-    `plan.gpu` None means this machine's.
+    `plan.gpu` None means this machine's. basis "simulated": the memory of the real code on fake tensors (seconds,
+    needs torch).
 
     Raises:
         AdviseError: the plan is malformed, or cannot exist; the message is the reason.
     """
     plan = plan if isinstance(plan, Plan) else parse_record(Plan, plan, "plan")
+    model, hardware = resolve_plan(plan, hardware=hardware, offline=offline)
+    calibration, said = find_calibration(hardware)
+    speed = estimate_speed(plan, model, hardware, calibration=calibration)
+    if speed is not None and said:
+        speed = speed.replace(assumptions=(*speed.assumptions, *said))
+    if basis == "simulated":
+        from estimators.simulate import memory_from_simulation, simulate
+
+        memory = memory_from_simulation(simulate(plan, model, hardware, seconds=SIMULATION_SECONDS), hardware)
+    else:
+        memory = estimate_memory_replayed(plan, model, hardware)
+    return Estimate(memory=memory, speed=speed)
+
+
+def resolve_plan(plan: Plan, *, hardware: Hardware | None = None, offline: bool = False) -> tuple[ModelSpec, Hardware]:
+    """The model and the hardware that a plan names.
+
+    Raises:
+        AdviseError: they are unknown, or the plan cannot exist on them; the message is the reason.
+    """
     model = resolve_model(plan.model, offline=offline)
     if hardware is None:
         hardware = resolve_hardware(plan.gpu, None, plan.n_gpus)
@@ -44,7 +74,7 @@ def estimate(plan: Plan | dict[str, Any], *, hardware: Hardware | None = None, o
     refusal = get_method(plan.method).refusal(model, plan)
     if refusal is not None:
         raise UnsupportedError(refusal)
-    return Estimate(memory=estimate_memory(plan, model, hardware), speed=estimate_speed(plan, model, hardware))
+    return model, hardware
 
 
 def advise(request: Request | dict[str, Any], *, known: Facts | None = None) -> Recommendation:

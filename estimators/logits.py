@@ -134,7 +134,7 @@ def _fused(scope: Scope, model: ModelSpec, hidden: Tensor, tokens: int) -> Tenso
     tape.release(index)
     tape.drop(hidden)
     statistics = tape.alloc(TRL_STATISTICS)
-    tile_columns = min(TRL_VOCAB_TILE, head.out_features) * regime.compute
+    tile_columns = TRL_VOCAB_TILE * regime.compute  # whatever the vocabulary
     tile = (tile_columns, 0.0) if tokens <= TRL_TOKEN_TILE else (0.0, float(tile_columns * TRL_TOKEN_TILE))
     weight_tile = min(TRL_VOCAB_TILE, head.out_features) * head.in_features * regime.compute
     cast = weight_tile if regime.rest > regime.compute else 0.0
