@@ -6,7 +6,7 @@ from typing import Any
 
 from advisor.criteria import criteria, first_loss, key_before, rank
 from advisor.evaluate import evaluate_cell
-from advisor.explain import explain_choice, explain_way_out, nearest_misses, next_commands
+from advisor.explain import explain_choice, explain_way_out, nearest_misses, next_commands, over_limits
 from advisor.plans import Cell, drop, enumerate_cells, screen_cell
 from advisor.recommendation import Candidate, Dropped, Facts, Recommendation, RunnerUp, digest_model
 from advisor.request import Request
@@ -14,8 +14,7 @@ from advisor.risks import find_risks
 from estimators.throughput import why_no_speed
 from profiles.errors import UnsupportedError
 
-RUN_LIMITS = frozenset({"max-hours", "max-usd"})
-LIMITS = frozenset({"memory", "tight"}) | RUN_LIMITS  # rules that other hardware or limits would lift
+LIMITS = frozenset({"memory", "tight", "max-hours", "max-usd"})  # rules that other hardware or limits would lift
 RUNNER_UPS = 3
 NEAREST = 4
 SHORTEST = 128  # tokens; shorter sequences teach a language model little
@@ -140,13 +139,13 @@ def _outranked(cell: Cell, best: Candidate) -> Dropped:
 def _no_fit(request: Request, facts: Facts, dropped: list[Dropped]) -> Recommendation:
     if not any(d.rule in LIMITS for d in dropped):
         raise UnsupportedError(*_impossible(dropped))
-    limited = {d.method: d for d in reversed(dropped) if d.rule in RUN_LIMITS}  # these fit, but take or cost too much
+    limited = over_limits(dropped, facts)
     verdict = "tight" if not limited and any(d.rule == "tight" for d in dropped) else "does not fit"
     misses = nearest_misses(dropped, facts)
     nearest = misses[0] if misses and not limited else None
     shorter = _find_shorter(nearest, request, facts) if nearest is not None else None
     way_out = tuple(explain_way_out(dropped, nearest, shorter, request))
-    shown = (*limited.values(), *misses)[:NEAREST]
+    shown = (*limited, *misses)[:NEAREST]
     return _answer(request, facts, dropped, verdict=verdict, nearest=shown, way_out=way_out)
 
 

@@ -211,7 +211,9 @@ def _over_limit(candidate: Candidate, cell: Cell, request: Request) -> Dropped |
         return None
     if request.max_hours is not None and run.seconds.expected > request.max_hours * HOUR:
         limit = format_duration(request.max_hours * HOUR)
-        return drop(cell, "max-hours", f"takes {format_duration(run.seconds.expected)}; the limit is {limit}")
+        reason = f"takes {format_duration(run.seconds.expected)}; the limit is {limit}"
+        return drop(cell, "max-hours", reason, times_limit=run.seconds.expected / (request.max_hours * HOUR))
     if request.max_usd is not None and run.usd is not None and run.usd.expected > request.max_usd:
-        return drop(cell, "max-usd", f"costs {run.usd.expected:.2f} USD; the limit is {request.max_usd:.2f} USD")
+        reason = f"costs {run.usd.expected:.2f} USD; the limit is {request.max_usd:.2f} USD"
+        return drop(cell, "max-usd", reason, times_limit=run.usd.expected / request.max_usd)
     return None

@@ -41,13 +41,22 @@ def is_emitted(candidate: Candidate, facts: Facts) -> bool:
 
 def nearest_misses(dropped: Sequence[Dropped], facts: Facts) -> list[Dropped]:
     """What memory kept out: methods with good evidence first, then by need; the least demanding of each method."""
+    return _least_of_each_method([(d.needs_gib, d) for d in dropped if d.needs_gib is not None], facts)
 
-    def order(d: Dropped) -> tuple[bool, float]:
+
+def over_limits(dropped: Sequence[Dropped], facts: Facts) -> list[Dropped]:
+    """What fits but takes or costs too much, in the same order."""
+    return _least_of_each_method([(d.times_limit, d) for d in dropped if d.times_limit is not None], facts)
+
+
+def _least_of_each_method(needs: Sequence[tuple[float, Dropped]], facts: Facts) -> list[Dropped]:
+    def order(need: tuple[float, Dropped]) -> tuple[bool, float]:
+        amount, d = need
         tier = find_quality(d.method, d.quantization, kind=facts.model.kind, task=facts.task).tier
-        return tier > QUALITY_FLOOR, d.needs_gib or 0.0
+        return tier > QUALITY_FLOOR, amount
 
     found: dict[str, Dropped] = {}
-    for d in sorted((d for d in dropped if d.needs_gib is not None), key=order):
+    for _, d in sorted(needs, key=order):
         found.setdefault(d.method, d)
     return list(found.values())
 

@@ -1,7 +1,8 @@
 """Inverse questions: the longest sequence, the largest micro-batch or model, the cheapest card, the fewest cards.
 
-A value fits when `decide` finds a plan for it, within the limits on hours and money if there are any. Where memory
-alone decides the order is monotone and bisected; where a limit, a price or a catalogue's order breaks that, all are
+A value fits when `decide` finds a plan for it, within the limits on hours and money if there are any, by a method with
+good evidence on quality (or by those that were asked for): nobody wants the card on which prompt tuning fits. Where
+memory alone decides the order is monotone and bisected; where a limit, a price or a catalogue's order breaks that, all are
 tried. What the answer says of the next value was tried as well.
 """
 
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from advisor.assess import SEQ_LEN_STEP, assess, find_price
+from advisor.criteria import QUALITY_FLOOR
 from advisor.decide import decide
 from advisor.explain import next_commands
 from advisor.facts import fingerprint, resolve_model
@@ -17,12 +19,13 @@ from advisor.plans import accumulation
 from advisor.recommendation import Answer, Candidate, Facts
 from advisor.request import Request
 from advisor.request_flags import flag_of
-from estimators.methods import get_method
+from estimators.methods import framework_methods, get_method
 from profiles.catalog import ModelRow, load_gpus, load_model_rows
 from profiles.errors import AdviseError, InvalidInputError
 from profiles.gpu import Hardware
 from profiles.plan import FOUR_BIT, QUANTIZED
 from profiles.platform import load_platforms
+from profiles.quality import find_quality
 
 What = Literal["seq_len", "batch", "model", "gpu", "n_gpus"]
 ANY_MODEL = "any"  # stands for the model where the model is what is asked for
@@ -242,7 +245,7 @@ class _Tries(dict[int, Attempt]):
 
 def _attempt(request: Request, facts: Facts) -> Attempt:
     try:
-        answer = decide(request, facts)
+        answer = decide(request.replace(methods=request.methods or sound_methods(facts)), facts)
     except AdviseError as error:
         return Attempt(None, error.message)
     if answer.best is not None:
@@ -259,6 +262,12 @@ def _attempt_anew(request: Request) -> tuple[Attempt, Facts | None]:
     except AdviseError as error:
         return Attempt(None, error.message), None
     return _attempt(request, facts), facts
+
+
+def sound_methods(facts: Facts) -> tuple[str, ...]:
+    """Methods with good evidence on quality for this kind of model and task."""
+    quality = {m: find_quality(m, "bf16", kind=facts.model.kind, task=facts.task) for m in framework_methods()}
+    return tuple(method for method, found in quality.items() if found.method.tier <= QUALITY_FLOOR)
 
 
 def _why_not(row: ModelRow, request: Request) -> str:
@@ -335,11 +344,13 @@ def _answer(
         next_value=next_value,
         why_not=why_not,
         next_commands=commands,
-        assumptions=tuple(dict.fromkeys(_assumptions(facts, best))),
+        assumptions=tuple(dict.fromkeys(_assumptions(request, facts, best))),
     )
 
 
-def _assumptions(facts: Facts, best: Candidate | None) -> Iterator[str]:
+def _assumptions(request: Request, facts: Facts, best: Candidate | None) -> Iterator[str]:
+    if not request.methods:
+        yield f"by methods with good evidence on quality: {', '.join(sound_methods(facts))} (--method takes others)"
     yield from facts.hardware.assumptions
     yield from (a for a in facts.assumptions if not a.startswith("sequences of"))
     if best is not None:

@@ -164,11 +164,19 @@ def screen_cell(cell: Cell, request: Request, facts: Facts) -> Dropped | None:
     return None
 
 
-def drop(cell: Cell, rule: str, reason: str, needs_gib: float | None = None) -> Dropped:
+def drop(
+    cell: Cell, rule: str, reason: str, *, needs_gib: float | None = None, times_limit: float | None = None
+) -> Dropped:
     """The record of a dropped cell."""
     platform, method, quantization = cell
     return Dropped.model_construct(
-        platform=platform, method=method, quantization=quantization, rule=rule, reason=reason, needs_gib=needs_gib
+        platform=platform,
+        method=method,
+        quantization=quantization,
+        rule=rule,
+        reason=reason,
+        needs_gib=needs_gib,
+        times_limit=times_limit,
     )
 
 

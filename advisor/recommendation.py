@@ -59,6 +59,7 @@ class Dropped(Answer):
     """A combination that is out, by which rule, and why in words and numbers.
 
     needs_gib: where memory was the reason, the least that the combination needs (high end of the estimate).
+    times_limit: where a limit on hours or USD was, how many times as much it takes.
     """
 
     platform: str
@@ -67,6 +68,7 @@ class Dropped(Answer):
     rule: str
     reason: str
     needs_gib: float | None = None
+    times_limit: float | None = None
 
 
 class RunCost(Answer):

@@ -8,7 +8,7 @@ from advisor.api import advise
 from advisor.assess import assess
 from advisor.cli.main import run
 from advisor.decide import decide
-from advisor.inverse import ANY_MODEL, MOST_CARDS, fit, last_that
+from advisor.inverse import ANY_MODEL, MOST_CARDS, fit, last_that, sound_methods
 from advisor.render.fit import render_fit
 from advisor.request import Request
 from profiles.catalog import load_gpus, load_model_rows
@@ -16,9 +16,9 @@ from profiles.errors import AdviseError, InvalidInputError
 
 
 def fits(**request):
-    """Whether the forward question finds a plan."""
+    """Whether the forward question finds a plan with a method that has good evidence (where none was named)."""
     try:
-        return advise(Request(**request)).best is not None
+        return advise(Request(**{"methods": ("full", "lora", "qlora"), **request})).best is not None
     except AdviseError:
         return False
 
@@ -181,6 +181,30 @@ def test_more_cards_for_a_wanted_time():
     assert answer.value > 1
     assert answer.value == next(n for n in range(1, 65) if fits(**base, max_hours=hours, n_gpus=n))
     assert "limit" in answer.why_not
+
+
+def test_only_sound_methods_count_unless_others_are_named(stand_ins):
+    """A longer sequence or a smaller card for prompt tuning is no answer to anybody's question."""
+    facts = assess(Request(model="llama-1b", vram_gib=24, offline=True))
+    assert set(sound_methods(facts)) == {"full", "lora", "qlora"}
+    encoder = assess(Request(model="bert-base", vram_gib=24, offline=True))
+    assert {"adalora", "bitfit"} <= set(sound_methods(encoder))
+    base = {"model": "llama-1b", "vram_gib": 4, "quantizations": ("bf16",), "offline": True}
+    usual, named = fit("seq_len", Request(**base)), fit("seq_len", Request(**base, methods=("prompt",)))
+    assert usual.best.plan.method == "lora"
+    assert named.best.plan.method == "prompt"
+    assert any("--method takes others" in said for said in usual.assumptions)
+
+
+def test_the_reason_is_that_of_the_nearest(stand_ins):
+    """Of all that are over the limit, the one that is least over it."""
+    base = {"model": "llama-1b", "vram_gib": 24, "examples": 5000, "offline": True, "max_hours": 1}
+    answer = fit("seq_len", Request(**base))
+    facts = assess(Request(**base, seq_len=answer.next_value))
+    over = [d for d in decide(Request(**base, methods=sound_methods(facts)), facts).dropped if d.times_limit]
+    nearest = min(over, key=lambda d: d.times_limit)
+    assert nearest.reason in answer.why_not
+    assert nearest.times_limit > 1
 
 
 @pytest.mark.parametrize(
