@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from advisor.calibrations import find_calibration
 from advisor.facts import find_tokenizer, fingerprint, resolve_model
 from advisor.hardware import resolve_hardware
 from advisor.plans import ESTIMATED_TASKS
@@ -39,6 +40,8 @@ def assess(request: Request) -> Facts:
     assumptions: list[str] = []
     seq_len = _seq_len(request, model, dataset, assumptions)
     data = _data(request, dataset, seq_len, assumptions)
+    calibration, said = find_calibration(hardware)
+    assumptions += said
     prints = {"model": fingerprint(model), "hardware": fingerprint(hardware)}
     if dataset is not None:
         prints["data"] = dataset.fingerprint
@@ -50,6 +53,7 @@ def assess(request: Request) -> Facts:
         task=task,
         seq_len=seq_len,
         price=find_price(request, hardware),
+        calibration=calibration,
         fingerprints=prints,
         assumptions=tuple(assumptions),
     )

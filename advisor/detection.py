@@ -62,7 +62,9 @@ def detect_cpu(assumptions: tuple[str, ...] = ()) -> Hardware:
         id="cpu",
         name=f"CPU, {cores} core{'s' if cores > 1 else ''}",
         vendor="CPU",
+        arch=_cpu_model(),
         memory_gib=gib_from_bytes(total),
+        sm_count=cores,
         bf16=True,
         flash_attention_2=False,
         flash_attention_3=False,
@@ -306,3 +308,15 @@ def _cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
         return os.cpu_count() or 1
+
+
+def _cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What the CPU calls itself ('AMD EPYC 7763 64-Core Processor'), or only its architecture."""
+    try:
+        with cpuinfo.open() as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return os.uname().machine if hasattr(os, "uname") else ""

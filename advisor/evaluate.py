@@ -153,7 +153,7 @@ class _Search:
 
 
 def _complete(plan: Plan, memory: MemoryEstimate, facts: Facts) -> Candidate:
-    speed = estimate_speed(plan, facts.model, facts.hardware, lengths=facts.lengths)
+    speed = estimate_speed(plan, facts.model, facts.hardware, calibration=facts.calibration, lengths=facts.lengths)
     quality = find_quality(plan.method, plan.quantization, kind=facts.model.kind, task=plan.task)
     return Candidate.model_construct(
         plan=plan, memory=memory, speed=speed, run=_run_cost(plan, speed, facts), quality=quality

@@ -34,18 +34,25 @@ def resolve_model(ref: str | dict[str, Any], *, offline: bool = False, token: st
     The catalogue and local files need no network. Raises InvalidInputError, InvalidModelError, UnsupportedError,
     UnknownNameError, and AdviseError with code model-gated, model-offline or hub-unreachable.
     """
+    return describe_model(*model_config(ref, offline=offline, token=token))
+
+
+def model_config(
+    ref: str | dict[str, Any], *, offline: bool = False, token: str | None = None
+) -> tuple[dict[str, Any], str]:
+    """(config.json's content, name) of what `ref` means. Raises as `resolve_model` does."""
     if isinstance(ref, dict):
-        return describe_model(ref, str(ref.get("_name_or_path") or "config")[:100])
+        return ref, str(ref.get("_name_or_path") or "config")[:100]
     name = _checked(ref)
     path = _local(name)
     if path is not None:
-        return describe_model(_read_config(path), path.parent.resolve().name if path.name == CONFIG else path.name)
+        return _read_config(path), path.parent.resolve().name if path.name == CONFIG else path.name
     row = find_known(name)
     if row is not None:
-        return describe_model(row.config, row.id)
+        return dict(row.config), row.id
     if not _HUB_ID.match(name) or ".." in name or "--" in name:
         raise InvalidInputError("model", f"{name!r} is neither a name, a hub id nor a folder", _NAME_HINT)
-    return describe_model(_read_config(_download_config(name, offline, token)), name)
+    return _read_config(_download_config(name, offline, token)), name
 
 
 def find_known(ref: str) -> ModelRow | None:

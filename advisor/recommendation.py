@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 from advisor.request import Request
 from estimators.answer import MemoryEstimate, SpeedEstimate
 from estimators.interval import Interval
+from profiles.calibration import Calibration
 from profiles.dataset import LengthDistribution
 from profiles.gpu import Hardware, PriceRange
 from profiles.model import ModelSpec
@@ -51,6 +52,7 @@ class Facts(Answer):
     task: Task
     seq_len: int
     price: PriceRange | None = None
+    calibration: Calibration | None = None
     fingerprints: dict[str, str] = Field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cache
 from math import ceil
 
-from profiles.calibration import Calibration
 from profiles.efficiency import load_efficiencies
 from profiles.gpu import DType, GpuSpec
 from profiles.units import GB, MIB, flops_from_tflops
@@ -13,7 +12,7 @@ from profiles.units import GB, MIB, flops_from_tflops
 # The shapes of the curves; their sizes are data (profiles/data/efficiency.json).
 ROOFLINE_NORM = 1.5  # p-norm of compute and memory time: fits Vidur's A100, H100 and A40 GEMM profiles (below)
 TILE = 128  # rows and columns of a thread block's output tile in cuBLAS and CUTLASS half-precision kernels
-STEP_NORM = 4.0  # p-norm of GPU and host time: they overlap, and the slower one nearly decides
+STEP_NORM = 4.0  # p-norm of GPU and host time: they overlap, and the slower one nearly decides (on a CPU they add up)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +21,8 @@ class Rates:
 
     matmul: best matmul rate at large sizes, FLOP/s; matmul_fp32: the same in fp32; bandwidth: of elementwise kernels,
     bytes/s; launch: host seconds of a forward kernel; link: bus bandwidth between cards, bytes/s; host_link: card to
-    main memory, bytes/s.
+    main memory, bytes/s. attention_math, loss, optimizer: their time over what
+    FLOPs and bytes say; only calibrations have these, and `matmul_bandwidth`, its share of the memory's bandwidth.
     """
 
     matmul: float
@@ -47,6 +47,10 @@ class Rates:
     experts: float
     adapters: float
     int8: float
+    attention_math: float
+    loss: float
+    optimizer: float
+    host_norm: float
     step_time_factor: float
 
 
@@ -74,16 +78,9 @@ def best_matmul_flops(gpu: GpuSpec, dtype: DType, constants: Mapping[str, float]
     return peak * constants["matmul_of_peak_geforce" if "GeForce" in gpu.name else "matmul_of_peak"]
 
 
-def rates_of(
-    gpu: GpuSpec, dtype: DType, *, calibration: Calibration | None = None, constants: Mapping[str, float] | None = None
-) -> Rates | None:
-    """The card's rates for matmuls in `dtype`, or None where its peak or bandwidth is not known.
-
-    A constant of the calibration takes the place of the default of the same name.
-    """
+def rates_of(gpu: GpuSpec, dtype: DType, *, constants: Mapping[str, float] | None = None) -> Rates | None:
+    """The card's rates for matmuls in `dtype`, or None where its peak or bandwidth is not known."""
     c = dict(constants or default_constants())
-    if calibration is not None:
-        c.update({name: fitted.value for name, fitted in calibration.constants.items()})
     best = best_matmul_flops(gpu, dtype, c)
     if best is None or gpu.bandwidth is None:
         return None
@@ -94,7 +91,7 @@ def rates_of(
     return Rates(
         matmul=matmul,
         matmul_fp32=matmul / FP32_SLOWDOWN if fp32 is None else fp32 * c["matmul_of_peak"],
-        matmul_bandwidth=gpu.bandwidth,
+        matmul_bandwidth=gpu.bandwidth * c.get("matmul_bandwidth", 1.0),
         bandwidth=gpu.bandwidth * c["elementwise"],
         attention=best * flash,
         attention_efficient=best * c["attention_efficient"],
@@ -114,6 +111,10 @@ def rates_of(
         experts=c["experts"],
         adapters=c["adapters"],
         int8=c["int8_matmul"],
+        attention_math=c.get("attention_math", 1.0),
+        loss=c.get("loss", 1.0),
+        optimizer=c.get("optimizer", 1.0),
+        host_norm=1.0 if gpu.vendor == "CPU" else STEP_NORM,
         step_time_factor=c.get("step_time_factor", 1.0),
     )
 

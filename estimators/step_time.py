@@ -68,6 +68,8 @@ def micro_batch(plan: Plan, model: ModelSpec, method: Method, regime: Regime, ra
         out.layer_passes += layers * passes.walks
     if plan.task not in SCALAR_TASKS:
         _head(out, model, method, regime, rates, tokens)
+    if method.trains_base:
+        _embedding_gradient(out, model, regime, rates)
     return out
 
 
@@ -126,7 +128,7 @@ def _attention(
     flops = once * (forwards + 2 * passes.grad_input)
     n_bytes = batch.tokens * keys * a.num_heads * layers * SCORE_BYTES[c] * (forwards + passes.grad_input)
     seconds = flops / (rates.matmul_fp32 if c == FP32 else rates.matmul) + n_bytes / rates.bandwidth
-    out.of("attention").add(flops=flops, n_bytes=n_bytes, seconds=seconds)
+    out.of("attention").add(flops=flops, n_bytes=n_bytes, seconds=seconds * rates.attention_math)
 
 
 def norm_bytes(norm: Norm, block: Block, *, a: int, c: int, fused: bool) -> float:
@@ -189,8 +191,14 @@ def _head(out: MicroBatch, model: ModelSpec, method: Method, regime: Regime, rat
     n = 3 if method.trains_base else 2
     out.of("head").add(flops=2.0 * tokens * head_weights(model) * n, seconds=once * n)
     n_bytes = tokens * n_out * LOSS_BYTES[regime.loss]
-    out.of("loss").add(n_bytes=n_bytes, seconds=n_bytes / rates.bandwidth)
+    out.of("loss").add(n_bytes=n_bytes, seconds=n_bytes / rates.bandwidth * rates.loss)
     out.launches += 12
+
+
+def _embedding_gradient(out: MicroBatch, model: ModelSpec, regime: Regime, rates: Rates) -> None:
+    """The embedding's gradient is dense: filled with zeros, and where the head is tied to it, added to the head's."""
+    n_bytes = float(model.vocab_size * model.hidden_size * regime.trained * (4 if model.tie_word_embeddings else 1))
+    out.of("embedding").add(n_bytes=n_bytes, seconds=n_bytes / rates.bandwidth)
 
 
 def optimizer_items(
@@ -206,7 +214,7 @@ def optimizer_items(
         moved += t.elements * t.tensors * (3 * size + STATE_TRAFFIC * state)  # weight in and out, gradient in
     share = 1 / plan.n_gpus if is_sharded(plan) else 1.0
     n_bytes = moved * share * (FOREACH_PASSES if optimizer.step_temporary else 1.0)
-    seconds = n_bytes / (rates.host_link if plan.offload_optimizer else rates.bandwidth)
+    seconds = n_bytes / rates.host_link if plan.offload_optimizer else n_bytes / rates.bandwidth * rates.optimizer
     launches = tensors
     if method.adapter(plan) == "svd":
         launches += ORTHOGONALITY_LAUNCHES * sum(x.layers for x in method.adapted(model, plan))
@@ -214,7 +222,8 @@ def optimizer_items(
     items = [_item("optimizer", n_bytes=n_bytes, launches=launches, seconds=max(seconds, host), host=host > seconds)]
     if plan.max_grad_norm > 0:
         n_bytes = 3 * gradients * share  # norm, then scale in place
-        items.append(_item("gradient clipping", n_bytes=n_bytes, launches=2, seconds=n_bytes / rates.bandwidth))
+        seconds = n_bytes / rates.bandwidth * rates.optimizer
+        items.append(_item("gradient clipping", n_bytes=n_bytes, launches=2, seconds=seconds))
     return items
 
 

@@ -79,9 +79,9 @@ def estimate_speed(
     """
     if why_no_speed(hardware, plan):
         return None
-    constants = default_constants()
+    constants = calibrated_constants(calibration)
     cards = _candidates(hardware) or (hardware.gpu,)
-    steps = [s for s in (_step_on(plan, model, gpu, calibration, lengths, constants) for gpu in cards) if s is not None]
+    steps = [s for s in (step_on(plan, model, gpu, constants, lengths) for gpu in cards) if s is not None]
     if not steps:
         return None
     steps.sort(key=lambda s: s.seconds)
@@ -101,21 +101,28 @@ def estimate_speed(
         tokens_per_step=middle.real_tokens,
         model_flops_utilization=_utilization(plan, model, cards, middle),
         calibration=_calibration_name(calibration),
-        assumptions=_assumptions(plan, hardware, middle, cards),
+        assumptions=_assumptions(plan, hardware, middle, cards, calibration),
     )
 
 
-def _step_on(
+def calibrated_constants(calibration: Calibration | None) -> Mapping[str, float]:
+    """The defaults, with the calibration's constants in place of those of the same name."""
+    if calibration is None:
+        return default_constants()
+    return {**default_constants(), **{name: fitted.value for name, fitted in calibration.constants.items()}}
+
+
+def step_on(
     plan: Plan,
     model: ModelSpec,
     gpu: GpuSpec,
-    calibration: Calibration | None,
-    lengths: LengthDistribution | None,
     constants: Mapping[str, float],
+    lengths: LengthDistribution | None = None,
 ) -> Step | None:
+    """The expected step on one kind of card (or a CPU) with these constants; None where its rates are not known."""
     method, regime = get_method(plan.method), resolve_regime(plan, model, gpu)
-    card = _as_card(gpu, constants) if gpu.vendor == "CPU" else gpu
-    rates = rates_of(card, matmul_dtype(regime, card), calibration=calibration, constants=constants)
+    card = as_card(gpu, constants)
+    rates = rates_of(card, matmul_dtype(regime, card), constants=constants)
     return None if rates is None else expected_step(plan, model, method, regime, rates, lengths=lengths)
 
 
@@ -144,7 +151,7 @@ def expected_step(
     host = micro.launches * rates.launch * scale
     if plan.sharding in GATHERING:
         host += micro.layer_passes * rates.sharded_layer
-    busy = smooth_max(gpu, host)
+    busy = smooth_max(gpu, host, rates.host_norm)
     per_micro, per_step, traffic = communication_seconds(plan, model, method, regime, rates)
     offload, offloaded = offload_seconds(plan, model, regime, rates, batch)
     exposed = overlapped(busy, per_micro, rates.overlap)
@@ -225,8 +232,10 @@ def _has_rate(gpu: GpuSpec) -> bool:
     return bool(gpu.peak_dense_tflops.keys() & {"bf16", "fp16"})
 
 
-def _as_card(cpu: GpuSpec, constants: Mapping[str, float]) -> GpuSpec:
-    """A CPU as a slow card: a measured rate a core, and the memory bandwidth of a desktop."""
+def as_card(cpu: GpuSpec, constants: Mapping[str, float]) -> GpuSpec:
+    """A CPU as a slow card: a rate a core, and the bandwidth of a desktop or as calibrated. Cards stay as they are."""
+    if cpu.vendor != "CPU":
+        return cpu
     cores = cpu.sm_count or CPU_CORES
     tflops = constants["cpu_tflops_per_core"] * cores
     return cpu.replace(
@@ -252,9 +261,11 @@ def _margins(
 def _calibration_name(calibration: Calibration | None) -> str:
     if calibration is None or not calibration.constants:
         return "uncalibrated"
-    n = max(fitted.n for fitted in calibration.constants.values())
-    residual = max(fitted.residual for fitted in calibration.constants.values())
-    return f"calibrated on {calibration.environment.hardware}, {calibration.date}, n={n}, +-{residual:.0%}"
+    where = f"{calibration.environment.hardware}, {calibration.date}"
+    steps = calibration.constants.get(TIME_FACTOR)
+    if steps is None:
+        return f"rates calibrated on {where}, steps not"
+    return f"calibrated on {where}, n={steps.n}, +-{steps.residual:.0%}"
 
 
 def _utilization(plan: Plan, model: ModelSpec, cards: Sequence[GpuSpec], step: Step) -> float | None:
@@ -266,12 +277,14 @@ def _utilization(plan: Plan, model: ModelSpec, cards: Sequence[GpuSpec], step: S
     return per_token * step.real_tokens / plan.n_gpus / step.seconds / peak
 
 
-def _assumptions(plan: Plan, hardware: Hardware, step: Step, cards: Sequence[GpuSpec]) -> tuple[str, ...]:
-    notes = []
+def _assumptions(
+    plan: Plan, hardware: Hardware, step: Step, cards: Sequence[GpuSpec], calibration: Calibration | None
+) -> tuple[str, ...]:
+    notes = list(calibration.notes) if calibration is not None else []
     if len(cards) > 1:
         names = ", ".join(sorted(c.name for c in cards))
         notes.append(f"the card is not named: the interval spans {names}")
-    if hardware.gpu.vendor == "CPU":
+    if hardware.gpu.vendor == "CPU" and calibration is None:
         notes.append("a CPU's speed is a rough guess from its cores; `ftadvise calibrate --device cpu` measures it")
     padding = 1 - step.real_tokens / (step.computed_tokens * plan.gradient_accumulation_steps * plan.n_gpus)
     if plan.mean_len is None and not plan.packing:

@@ -7,7 +7,7 @@ are never changed: they are refused, with their path.
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -58,6 +58,33 @@ class Shelf(Generic[StoredT]):
             self._write(path, record.model_dump_json(indent=2) + "\n")
         return path
 
+    def get(self, record_id: str) -> StoredT | None:
+        """The record of that id, or None. Raises InvalidInputError if its file is none."""
+        path = self._path(record_id)
+        return self._read(path) if path.is_file() else None
+
+    def update(self, record_id: str, change: Callable[[StoredT | None], StoredT]) -> StoredT:
+        """Put `change(record)` in the place of the record (None: there is none yet), with nobody else in between.
+
+        Raises as `add` does, and InvalidInputError where the old file cannot be read: it is left as it is.
+        """
+        path = self._path(record_id)
+        with self._locked():
+            record = change(self._read(path) if path.exists() else None)
+            if record.id != record_id:
+                raise InvalidInputError("id", f"{record.id!r} is not {record_id!r}")
+            self._write(path, record.model_dump_json(indent=2) + "\n")
+        return record
+
+    def check_writable(self) -> None:
+        """Write a file and remove it. Raises AdviseError (code 'store-unwritable') as `add` would."""
+        with self._locked():
+            try:
+                with NamedTemporaryFile(dir=self.folder, prefix=".", suffix=".tmp") as file:
+                    file.write(b"{}")
+            except OSError as error:
+                raise _unwritable(self.folder, error, "written") from None
+
     def remove(self, record_id: str) -> bool:
         """Delete the record of that id; False if there is none."""
         path = self._path(record_id)
@@ -104,6 +131,8 @@ class Shelf(Generic[StoredT]):
     def _write(self, path: Path, text: str) -> None:
         """To a temporary file beside it, to the disk, then into place: a crash leaves the old state or the new."""
         temporary = ""
+        for left in self.folder.glob(".*.tmp"):  # of a writer that was killed: only the lock's holder writes
+            left.unlink(missing_ok=True)
         try:
             with NamedTemporaryFile(
                 "w", encoding="utf-8", dir=self.folder, prefix=".", suffix=".tmp", delete=False
