@@ -2,8 +2,8 @@
 
 A value fits when `decide` finds a plan for it, within the limits on hours and money if there are any, by a method with
 good evidence on quality (or by those that were asked for): nobody wants the card on which prompt tuning fits. Where
-memory alone decides the order is monotone and bisected; where a limit, a price or a catalogue's order breaks that, all are
-tried. What the answer says of the next value was tried as well.
+memory alone decides the order is monotone and bisected; where a limit, a price or a catalogue's order breaks that, all
+are tried. What the answer says of the next value was tried as well.
 """
 
 from collections.abc import Callable, Iterator, Sequence
