@@ -68,8 +68,9 @@ def stand_in_speed(plan, model, hardware, *, calibration=None, lengths=None):
 @pytest.fixture
 def stand_ins(monkeypatch):
     """The stand-in estimators in place of the real ones."""
+    monkeypatch.setattr(advisor.evaluate, "estimate_memory", stand_in_memory)
+    monkeypatch.setattr(advisor.api, "estimate_memory_replayed", stand_in_memory)
     for module in (advisor.evaluate, advisor.api):
-        monkeypatch.setattr(module, "estimate_memory", stand_in_memory)
         monkeypatch.setattr(module, "estimate_speed", stand_in_speed)
 
 
