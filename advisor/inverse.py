@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from advisor.assess import SEQ_LEN_STEP, assess, find_price
+from advisor.calibrations import find_calibration
 from advisor.criteria import QUALITY_FLOOR
 from advisor.decide import decide
 from advisor.explain import next_commands
@@ -309,9 +310,14 @@ def _at_length(request: Request, facts: Facts, seq_len: int) -> Facts:
 
 
 def _with_hardware(request: Request, facts: Facts, hardware: Hardware) -> Facts:
-    prints = {**facts.fingerprints, "hardware": fingerprint(hardware)}
+    """The facts with another card or count: its price, its calibration and its fingerprint change with it."""
     return facts.model_copy(
-        update={"hardware": hardware, "price": find_price(request, hardware), "fingerprints": prints}
+        update={
+            "hardware": hardware,
+            "price": find_price(request, hardware),
+            "calibration": find_calibration(hardware)[0],
+            "fingerprints": {**facts.fingerprints, "hardware": fingerprint(hardware)},
+        }
     )
 
 

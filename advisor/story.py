@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from advisor.assess import resolve_task
+from advisor.calibrations import find_calibration
 from advisor.evaluate import evaluate_plan
 from advisor.explain import describe_run, explain_choice
 from advisor.facts import fingerprint, resolve_model
@@ -89,6 +90,7 @@ def _facts_of(plan: Plan, *, offline: bool) -> Facts:
         task=resolve_task(plan.task, model),
         seq_len=plan.seq_len,
         price=hardware.gpu.price_usd_per_hour,
+        calibration=find_calibration(hardware)[0],
         fingerprints={"model": fingerprint(model), "hardware": fingerprint(hardware)},
     )
 

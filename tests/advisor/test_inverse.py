@@ -242,3 +242,18 @@ def test_pages_keep_their_width():
         lines = [x for x in str(render_fit(answer, width)).splitlines() if not x.lstrip().startswith("ftadvise ")]
         assert max(map(len, lines)) <= width
         assert any("cheapest first" in line for line in lines)
+
+
+def test_each_card_is_asked_with_its_own_calibration(monkeypatch, stand_ins):
+    """A calibration of one card says nothing of another."""
+    import advisor.inverse
+
+    asked = []
+
+    def find(hardware):
+        asked.append(hardware.gpu.id)
+        return None, ()
+
+    monkeypatch.setattr(advisor.inverse, "find_calibration", find)
+    fit("gpu", Request(model="tinyllama", methods=("lora",), quantizations=("bf16",), offline=True))
+    assert set(asked) == set(load_gpus())
