@@ -16,7 +16,7 @@ from advisor.decide import decide
 from advisor.explain import next_commands
 from advisor.facts import fingerprint, resolve_model
 from advisor.hardware import resolve_hardware
-from advisor.plans import accumulation
+from advisor.plans import accumulation, micro_batches
 from advisor.recommendation import Answer, Candidate, Facts
 from advisor.request import Request
 from advisor.request_flags import flag_of
@@ -31,6 +31,7 @@ from profiles.quality import find_quality
 What = Literal["seq_len", "batch", "model", "gpu", "n_gpus"]
 ANY_MODEL = "any"  # stands for the model where the model is what is asked for
 MOST_CARDS = 64
+MOST_TRIES = 128  # micro-batches against a limit, one by one
 MOST_SEQUENCES = 1_048_576  # a Plan's bound on its micro-batch
 LEAST_BYTES = {"4-bit": 0.5, "8-bit": 1.0, "16-bit": 2.0}  # a parameter, whatever scales and unquantised parts add
 ASKED = {"seq_len": ("seq_len",), "batch": ("micro_batch_size",), "gpu": ("gpu", "vram_gib"), "n_gpus": ("n_gpus",)}
@@ -101,7 +102,8 @@ def longest_sequence(request: Request) -> FitAnswer:
 
 def largest_batch(request: Request) -> FitAnswer:
     """Over all micro-batches. Memory rises with the micro-batch, but falls where nothing is accumulated any more:
-    each of the two ranges is bisected. Limits are tried from the largest that fits memory downwards."""
+    each of the two ranges is bisected. Limits are tried from the largest that fits memory downwards, as far as that
+    stays quick; the answer says where it did not go on."""
     facts = assess(request)
     unlimited = _without_limits(request)
     single = next(n for n in range(1, MOST_SEQUENCES) if accumulation(n, request, facts) == 1)
@@ -112,7 +114,14 @@ def largest_batch(request: Request) -> FitAnswer:
     if value is None:
         return _answer("batch", request, facts, None, None, 1, memory[1].why_not)
     tries = memory if unlimited == request else _Tries(lambda n: _attempt(request.replace(micro_batch_size=n), facts))
-    found = next((n for n in range(value, 0, -1) if tries.fits(n)), None)
+    lowest = max(value - MOST_TRIES, 0)
+    found = next((n for n in range(value, lowest, -1) if tries.fits(n)), None)
+    if found is None and lowest > 0:
+        usual = [n for n in reversed(micro_batches(request, facts)) if n <= lowest]
+        said = f"against the limit the {MOST_TRIES} largest micro-batches that fit were tried, then {usual} and upwards"
+        facts = facts.model_copy(update={"assumptions": (*facts.assumptions, said)})
+        usable = next((n for n in usual if tries.fits(n)), None)
+        found = None if usable is None else _last_growing(tries.fits, usable, lowest)
     if found is None:
         return _answer("batch", request, facts, None, None, value, tries[value].why_not)
     following = found + 1 if found < MOST_SEQUENCES else None

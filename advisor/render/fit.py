@@ -29,6 +29,7 @@ def render_fit(answer: FitAnswer, width: int | None = None) -> Page:
     if answer.best is None:
         page.line("Nothing fits.", fg="red", bold=True)
         page.hang("  ", f"{answer.next_value}: {answer.why_not}" if answer.next_value is not None else answer.why_not)
+        page.bullets("Assumptions", answer.assumptions)
         return page
     plan = answer.best.plan
     page.line(f"{title}: {answer.value} {unit}".rstrip(), fg="green", bold=True)

@@ -100,6 +100,14 @@ def test_largest_batch_of_the_real_estimators_where_accumulation_costs_memory():
     assert max(found) == answer.value
 
 
+def test_a_limit_that_no_batch_meets_is_answered_soon(stand_ins):
+    base = {"model": "tinyllama", "vram_gib": 80, "examples": 10**7, "seq_len": 64, "max_hours": 0.001, "offline": True}
+    answer = fit("batch", Request(**base))
+    assert answer.value is None
+    assert "the limit is" in answer.why_not
+    assert any("were tried" in said for said in answer.assumptions)
+
+
 def test_a_limit_holds_for_the_batch(stand_ins):
     base = {"model": "llama-1b", "vram_gib": 7, "examples": 1000, "mean_len": 200, "seq_len": 512, "offline": True}
     base |= {"methods": ("lora",), "quantizations": ("bf16",)}
