@@ -16,6 +16,7 @@ from profiles.calibration import Calibration, TimedKernel, TimedStep
 from profiles.errors import AdviseError, InvalidInputError, UnsupportedError
 from profiles.families import describe_model
 from profiles.gpu import Hardware
+from profiles.measurement import Measurement
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 from profiles.probes.job import PROBES, ProbeJob, ProbeName
@@ -30,6 +31,7 @@ KERNEL_SECONDS = {False: 4.0, True: 15.0}
 STEP_SECONDS = {"cpu": {False: 45.0, True: 180.0}, "cuda": {False: 25.0, True: 150.0}}
 RSS_SHARE = 0.6  # of the machine's free memory, which a probe on a CPU may take
 RSS_ON_CARD = bytes_from_gib(16)  # what a probe on a card may take of main memory: CUDA libraries, weights on their way
+FEWEST_RUN_STEPS = 5  # the first ones warm up
 MAX_FILE_BYTES = 16 * MIB  # larger files are no calibrations
 
 
@@ -103,6 +105,29 @@ def learn(
         )  # fmt: skip
 
     return store.calibrations.update(name, refine)
+
+
+def learn_from_run(measurement: Measurement, store: Store | None = None) -> Calibration | None:
+    """Let the step time of a finished run on this machine sharpen the calibration of it.
+
+    None where the run says nothing about it: not finished, too short, several cards, another device, unknown model.
+
+    Raises:
+        AdviseError: the store cannot be written, or its file of this machine is damaged.
+    """
+    plan, seconds = measurement.plan, measurement.step_seconds_median
+    if not measurement.finished or seconds is None or measurement.steps < FEWEST_RUN_STEPS or plan.n_gpus > 1:
+        return None
+    on_cpu = measurement.environment.hardware.startswith("cpu")
+    hardware = resolve_hardware("cpu" if on_cpu else None)
+    if not on_cpu and measurement.environment.hardware != f"1x {hardware.gpu.name}":
+        return None
+    try:
+        config, _ = model_config(plan.model, offline=True)
+    except AdviseError:
+        return None
+    step = TimedStep(plan=plan.replace(model=config), seconds=seconds, origin="launch")
+    return learn(hardware, store or Store(), steps=[step], versions=measurement.environment.versions)
 
 
 def describe_plan_model(plan: Plan) -> ModelSpec:

@@ -55,6 +55,7 @@ CPU_PRIORS: Mapping[str, float] = {
     "depth_loss": 1.0,
 }
 STEP_NOISE = 0.03  # of the logarithm; repeated steps agree to about this
+LAUNCH_NOISE = 0.1  # a real run's batches differ in length, and others may use the machine
 KERNEL_NOISE = 0.1  # a kernel alone has its cache to itself, and no neighbours
 OTHER_NOISE = 0.25  # a copy or a chain of tiny layers stands for many different kernels
 HUBER = 2.0  # errors beyond this many standard deviations count linearly
@@ -62,6 +63,7 @@ ROUNDS = 12
 DERIVATIVE_STEP = 0.02
 LARGEST_CHANGE = 1.0
 LEVEL = 0.9
+FEWEST_STEPS = 4  # fewer say nothing about how far the next one will be off
 LEAST_RESIDUAL = 0.03  # a card's clock and temperature alone move a step by this
 DEFAULTS_OF_SCALES = {"attention_math": 1.0, "loss": 1.0, "optimizer": 1.0, "matmul_bandwidth": 1.0}
 
@@ -110,10 +112,8 @@ def fit_calibration(
     """
     if previous is not None:
         kernels, steps = pool(previous.kernels, kernels), pool(previous.steps, steps)
-    observations = [
-        *observe_kernels(kernels, gpu),
-        *observe_steps([(s.plan, describe(s.plan), s.seconds) for s in steps], gpu),
-    ]
+    timed = [(s.plan, describe(s.plan), s.seconds, STEP_NOISE if s.origin == "probe" else LAUNCH_NOISE) for s in steps]
+    observations = [*observe_kernels(kernels, gpu), *observe_steps(timed, gpu)]
     if not observations:
         raise AdviseError("nothing-to-fit", "no probe returned a figure to fit to", "See what each probe said above.")
     found = fit_constants(observations, CPU_PRIORS if gpu.vendor == "CPU" else CARD_PRIORS)
@@ -123,7 +123,7 @@ def fit_calibration(
         for name, value in found.constants.items()
         if found.support[name]
     }
-    if found.step_errors:
+    if len(found.step_errors) >= FEWEST_STEPS:
         constants[TIME_FACTOR] = Fitted(
             value=1.0, n=len(found.step_errors), residual=round(residual_of(found.step_errors), 4)
         )
@@ -144,15 +144,15 @@ def observe_kernels(kernels: Sequence[TimedKernel], gpu: GpuSpec) -> list[Observ
     return [observe(k) for k in kernels if kernel_seconds(k, gpu, constants) is not None]
 
 
-def observe_steps(steps: Sequence[tuple[Plan, ModelSpec, float]], gpu: GpuSpec) -> list[Observation]:
-    """(plan, model, seconds of a step) that the model has a time for on this card."""
+def observe_steps(steps: Sequence[tuple[Plan, ModelSpec, float, float]], gpu: GpuSpec) -> list[Observation]:
+    """(plan, model, seconds of a step, noise) that the model has a time for on this card."""
 
-    def observe(plan: Plan, model: ModelSpec, seconds: float) -> Observation:
+    def observe(plan: Plan, model: ModelSpec, seconds: float, noise: float) -> Observation:
         def predict(constants: Mapping[str, float]) -> float:
             step = step_on(plan, model, gpu, constants)
             return inf if step is None else step.seconds
 
-        return Observation(predict, seconds, STEP_NOISE, is_step=True)
+        return Observation(predict, seconds, noise, is_step=True)
 
     constants = start_constants()
     return [observe(*s) for s in steps if step_on(s[0], s[1], gpu, constants) is not None]

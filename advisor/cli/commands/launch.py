@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from profiles.errors import UnknownNameError
+from profiles.errors import AdviseError, UnknownNameError
 
 if TYPE_CHECKING:
     from advisor.emit import Forecast
+    from profiles.measurement import Measurement
 
 STOPPED = 130
 
@@ -53,7 +54,7 @@ def _compare(folder: Path, forecast: "Forecast | None", *, as_json: bool) -> Non
     from advisor.feedback import compare, record_run
 
     measurement = record_run(folder)
-    lines = compare(measurement, forecast)
+    lines = (*compare(measurement, forecast), *_learn(measurement))
     if as_json:
         record = {"event": "measurement", "lines": lines, **measurement.model_dump(mode="json")}
         click.echo(json.dumps(record, ensure_ascii=False))
@@ -63,3 +64,14 @@ def _compare(folder: Path, forecast: "Forecast | None", *, as_json: bool) -> Non
     page = Page()
     page.bullets("Predicted and measured", lines)
     page.show()
+
+
+def _learn(measurement: "Measurement") -> tuple[str, ...]:
+    """What later estimates gain from the run; a store that cannot be written does not make the run a failure."""
+    from advisor.calibrate import learn_from_run
+
+    try:
+        found = learn_from_run(measurement)
+    except AdviseError as error:
+        return (f"not learnt from: {error.message}",)
+    return () if found is None else (f"learnt from: {len(found.steps)} timed steps of this machine are stored now",)
