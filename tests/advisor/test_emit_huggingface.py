@@ -122,6 +122,8 @@ def test_the_real_adapter_has_the_predicted_parameters(method: str, quantization
     model = LlamaForCausalLM(LlamaConfig(**{k: v for k, v in LLAMA.items() if k != "model_type"}, attention_bias=True))
     if found["quantization"] is None:  # PEFT's upcasting of adapters depends on it
         model.to(getattr(torch, found["model"]["dtype"]))
+    elif quantization != "int8":  # adapters of a 4-bit base start in its compute dtype
+        model.to(torch.bfloat16)
     if found["peft"] is not None:
         model = get_peft_model(model, get_peft_config(found["peft"]))
     elif method == "bitfit":
