@@ -21,7 +21,7 @@ class Rates:
 
     matmul: best matmul rate at large sizes, FLOP/s; matmul_fp32: the same in fp32; bandwidth: of elementwise kernels,
     bytes/s; launch: host seconds of a forward kernel; link: bus bandwidth between cards, bytes/s; host_link: card to
-    main memory, bytes/s. attention_math, loss, optimizer: their time over what
+    main memory, bytes/s. attention_math, loss, head, optimizer: their time over what
     FLOPs and bytes say; only calibrations have these, and `matmul_bandwidth`, its share of the memory's bandwidth.
     """
 
@@ -49,6 +49,7 @@ class Rates:
     int8: float
     attention_math: float
     loss: float
+    head: float
     optimizer: float
     host_norm: float
     step_time_factor: float
@@ -113,6 +114,7 @@ def rates_of(gpu: GpuSpec, dtype: DType, *, constants: Mapping[str, float] | Non
         int8=c["int8_matmul"],
         attention_math=c.get("attention_math", 1.0),
         loss=c.get("loss", 1.0),
+        head=c.get("head", 1.0),
         optimizer=c.get("optimizer", 1.0),
         host_norm=1.0 if gpu.vendor == "CPU" else STEP_NORM,
         step_time_factor=c.get("step_time_factor", 1.0),

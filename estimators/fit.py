@@ -2,12 +2,15 @@
 
 Maximum a posteriori in logarithms. A constant x has the prior log x ~ N(log default, sd); a timing t of what the model
 puts at f(x) seconds has the error log f(x) - log t, with a noise by its kind and Huber's loss. Gauss-Newton on
-numerical derivatives. The residual is that of steps left out one by one: e / (1 - h), h the step's leverage.
+numerical derivatives. The residual is that of steps left out one by one: e / (1 - h), h the step's leverage. What the
+constants leave open about a whole model, of which only a few layers were timed, comes on top: sqrt(j H^-1 j), times
+how much noisier the steps were than assumed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, inf, log, sqrt
+from math import exp, hypot, inf, log, sqrt
+from statistics import median
 
 from estimators.efficiency import default_constants
 from estimators.kernel_time import kernel_seconds
@@ -32,6 +35,7 @@ CARD_PRIORS: Mapping[str, float] = {
     "tensor_seconds": 0.5,
     "adapters": 0.4,
     "loss": 0.3,
+    "head": 0.2,
     "optimizer": 0.5,
     "matmul_bandwidth": 0.3,
     "tile_loss": 0.5,
@@ -50,6 +54,7 @@ CPU_PRIORS: Mapping[str, float] = {
     "tensor_seconds": 0.7,
     "adapters": 0.7,
     "loss": 0.7,
+    "head": 0.4,
     "optimizer": 1.0,
     "matmul_bandwidth": 0.7,
     "depth_loss": 1.0,
@@ -63,9 +68,13 @@ ROUNDS = 12
 DERIVATIVE_STEP = 0.02
 LARGEST_CHANGE = 1.0
 LEVEL = 0.9
+NORMAL_LEVEL = 1.645  # standard deviations that hold LEVEL of a normal distribution
+MEDIAN_TO_DEVIATION = 1.4826  # standard deviation over median absolute deviation of a normal distribution
+WHOLE_LAYERS = 24  # a model of usual depth: what a few layers are extrapolated to
+LEAST_FREEDOM = 0.1  # an observation that decides a constant alone has no error of its own to show
 FEWEST_STEPS = 4  # fewer say nothing about how far the next one will be off
 LEAST_RESIDUAL = 0.03  # a card's clock and temperature alone move a step by this
-DEFAULTS_OF_SCALES = {"attention_math": 1.0, "loss": 1.0, "optimizer": 1.0, "matmul_bandwidth": 1.0}
+DEFAULTS_OF_SCALES = {"attention_math": 1.0, "loss": 1.0, "head": 1.0, "optimizer": 1.0, "matmul_bandwidth": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +93,17 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Constants, how many observations each rests on, and the errors of the steps left out one by one."""
+    """Constants, how many observations each rests on, and what is not known.
+
+    errors, step_errors: of all observations and of steps, each left out of the fit. deviations: standard deviation of
+    the logarithm of what was asked to be extrapolated.
+    """
 
     constants: Mapping[str, float]
     support: Mapping[str, int]
     errors: tuple[float, ...]
     step_errors: tuple[float, ...]
+    deviations: tuple[float, ...] = ()
 
 
 def fit_calibration(
@@ -116,7 +130,8 @@ def fit_calibration(
     observations = [*observe_kernels(kernels, gpu), *observe_steps(timed, gpu)]
     if not observations:
         raise AdviseError("nothing-to-fit", "no probe returned a figure to fit to", "See what each probe said above.")
-    found = fit_constants(observations, CPU_PRIORS if gpu.vendor == "CPU" else CARD_PRIORS)
+    whole = observe_steps([(plan, deepened(model), seconds, noise) for plan, model, seconds, noise in timed], gpu)
+    found = fit_constants(observations, CPU_PRIORS if gpu.vendor == "CPU" else CARD_PRIORS, whole)
     spread = _quantile([abs(e) for e in found.errors])
     constants = {
         name: Fitted(value=float(f"{value:.5g}"), n=found.support[name], residual=round(spread, 4))
@@ -124,9 +139,9 @@ def fit_calibration(
         if found.support[name]
     }
     if len(found.step_errors) >= FEWEST_STEPS:
-        constants[TIME_FACTOR] = Fitted(
-            value=1.0, n=len(found.step_errors), residual=round(residual_of(found.step_errors), 4)
-        )
+        noisier = max(1.0, MEDIAN_TO_DEVIATION * median(abs(e) for e in found.step_errors) / STEP_NOISE)
+        margin = hypot(residual_of(found.step_errors), NORMAL_LEVEL * noisier * median(found.deviations))
+        constants[TIME_FACTOR] = Fitted(value=1.0, n=len(found.step_errors), residual=round(margin, 4))
     return Calibration(
         id=calibration_id, date=date, environment=environment, constants=constants, kernels=tuple(kernels),
         steps=tuple(steps),
@@ -163,8 +178,17 @@ def start_constants() -> dict[str, float]:
     return {**default_constants(), **DEFAULTS_OF_SCALES}
 
 
-def fit_constants(observations: Sequence[Observation], priors: Mapping[str, float]) -> Fit:
-    """The constants named in `priors` that fit best."""
+def deepened(model: ModelSpec) -> ModelSpec:
+    """The model with WHOLE_LAYERS in place of the few that were timed; a whole model stays as it is."""
+    times = max(1, WHOLE_LAYERS // model.num_hidden_layers)
+    layers = tuple(group.replace(count=group.count * times) for group in model.layers)
+    return model.replace(layers=layers)
+
+
+def fit_constants(
+    observations: Sequence[Observation], priors: Mapping[str, float], unseen: Sequence[Observation] = ()
+) -> Fit:
+    """The constants named in `priors` that fit best, and how well they determine what `unseen` would take."""
     names, start = list(priors), start_constants()
 
     def constants(theta: Sequence[float]) -> dict[str, float]:
@@ -197,13 +221,17 @@ def fit_constants(observations: Sequence[Observation], priors: Mapping[str, floa
         if gained < 1e-3 * max(best, 1.0):
             break
     jacobian = _jacobian(errors, theta, e)
-    left_out = _left_out(jacobian, e, theta, observations, [priors[n] for n in names])
+    hessian, _ = _normal_equations(jacobian, e, theta, observations, [priors[n] for n in names])
+    left_out = _left_out(jacobian, hessian, e, observations)
+    deviations = _deviations(lambda t: [o.error(constants(t)) for o in unseen], hessian, theta)
     support = {
         n: sum(abs(row[i]) > 0.01 for row in jacobian) for i, n in enumerate(names)
     }  # an observation speaks of a constant that moves it by more than a hundredth of its own change
     found = {n: v for n, v in constants(theta).items() if n in priors}
     steps = tuple(x for x, o in zip(left_out, observations, strict=True) if o.is_step)
-    return Fit(constants=found, support=support, errors=tuple(left_out), step_errors=steps)
+    return Fit(
+        constants=found, support=support, errors=tuple(left_out), step_errors=steps, deviations=tuple(deviations)
+    )
 
 
 def residual_of(errors: Sequence[float]) -> float:
@@ -257,16 +285,23 @@ def _normal_equations(
 
 
 def _left_out(
-    jacobian: Matrix, e: Sequence[float], theta: Sequence[float], observations: Sequence[Observation],
-    spread: Sequence[float],
-) -> list[float]:  # fmt: skip
+    jacobian: Matrix, hessian: Matrix, e: Sequence[float], observations: Sequence[Observation]
+) -> list[float]:
     """Each observation's error had the fit not seen it: e / (1 - h) with h = w j H^-1 j (exact for linear models)."""
-    hessian, _ = _normal_equations(jacobian, e, theta, observations, spread)
-    found = []
-    for row, x, w in zip(jacobian, e, _weights(e, observations), strict=True):
-        leverage = w * sum(a * b for a, b in zip(row, _solve(hessian, row), strict=True))
-        found.append(x / max(1 - leverage, 0.1))
-    return found
+    weighted = zip(jacobian, e, _weights(e, observations), strict=True)
+    return [x / max(1 - w * _square(hessian, row), LEAST_FREEDOM) for row, x, w in weighted]
+
+
+def _deviations(
+    errors: Callable[[Sequence[float]], list[float]], hessian: Matrix, theta: Sequence[float]
+) -> list[float]:
+    """Standard deviations sqrt(j H^-1 j) of predictions that the fit has not seen."""
+    e = errors(theta)
+    return [sqrt(_square(hessian, row)) for row in _jacobian(errors, theta, e)] if e else []
+
+
+def _square(hessian: Matrix, row: Sequence[float]) -> float:
+    return sum(a * b for a, b in zip(row, _solve(hessian, row), strict=True))
 
 
 def _solve(matrix: Matrix, right: Sequence[float]) -> list[float]:

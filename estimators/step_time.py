@@ -188,6 +188,7 @@ def _head(out: MicroBatch, model: ModelSpec, method: Method, regime: Regime, rat
     once = matmul_seconds(rates, tokens=tokens, n_in=n_in, n_out=n_out, itemsize=regime.compute)
     if stream_bytes(regime) == FP32:
         once *= rates.matmul / rates.matmul_fp32
+    once *= rates.head
     n = 3 if method.trains_base else 2
     out.of("head").add(flops=2.0 * tokens * head_weights(model) * n, seconds=once * n)
     n_bytes = tokens * n_out * LOSS_BYTES[regime.loss]

@@ -1,4 +1,4 @@
-"""The child: `python -m profiles.probes MATMUL-OR-SO < job.json` prints a JSON line a point, then {"done": true}.
+"""The child: `python -m profiles.probes < job.json` prints a JSON line a point, then {"done": true}.
 
 Each line is flushed, so that what was measured before a crash or a stop is not lost. Ends with its parent.
 """
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from profiles.calibration import TimedKernel, TimedStep
 from profiles.probes.job import ProbeJob
@@ -16,7 +17,7 @@ from profiles.probes.stopwatch import Stopwatch
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-Probe = Callable[[ProbeJob, Stopwatch], Iterator[TimedKernel | TimedStep]]
+Probe = Callable[[ProbeJob, Stopwatch], Iterator[TimedKernel | TimedStep | str]]
 
 
 def end_with_parent() -> None:
@@ -48,8 +49,11 @@ def main() -> int:
         torch.set_num_threads(job.threads)
     probe = find_probe(job.probe)
     for point in probe(job, Stopwatch(job)):
-        kind = "step" if isinstance(point, TimedStep) else "kernel"
-        print(json.dumps({kind: point.model_dump(mode="json")}), file=answers, flush=True)
+        if isinstance(point, str):
+            line: dict[str, Any] = {"failed": point}
+        else:
+            line = {"step" if isinstance(point, TimedStep) else "kernel": point.model_dump(mode="json")}
+        print(json.dumps(line), file=answers, flush=True)
     print('{"done": true}', file=answers, flush=True)
     return 0
 

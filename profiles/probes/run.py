@@ -28,13 +28,14 @@ class ProbeOutcome(Record):
     probe: str
     kernels: tuple[TimedKernel, ...] = ()
     steps: tuple[TimedStep, ...] = ()
+    failed: tuple[str, ...] = ()  # plans that could not be run, and why
     seconds: float
     error: str = ""
 
     def describe(self) -> str:
         """'13 points in 8.9 s', and what went wrong."""
         said = f"{len(self.kernels) + len(self.steps)} points in {self.seconds:.1f} s"
-        return f"{said}; {self.error}" if self.error else said
+        return "; ".join(filter(None, [said, *self.failed, self.error]))
 
 
 def run_probe(job: ProbeJob, *, rss_bytes: float, limit: float | None = None) -> ProbeOutcome:
@@ -49,6 +50,7 @@ def run_probe(job: ProbeJob, *, rss_bytes: float, limit: float | None = None) ->
         child = _start(job, complaints)
         kernels: list[TimedKernel] = []
         steps: list[TimedStep] = []
+        failed: list[str] = []
         done, error = False, ""
         try:
             lines = _lines(child)
@@ -62,14 +64,16 @@ def run_probe(job: ProbeJob, *, rss_bytes: float, limit: float | None = None) ->
                     continue
                 if line is None:
                     break
-                done = _take(line, kernels, steps) or done
+                done = _take(line, kernels, steps, failed) or done
         finally:
             child.kill()
             code = child.wait()
         if not done and not error:
             error = _reason(code, complaints)
     took = time.monotonic() - start
-    return ProbeOutcome(probe=job.probe, kernels=tuple(kernels), steps=tuple(steps), seconds=took, error=error)
+    return ProbeOutcome(
+        probe=job.probe, kernels=tuple(kernels), steps=tuple(steps), failed=tuple(failed), seconds=took, error=error
+    )
 
 
 def _start(job: ProbeJob, complaints: IO[bytes]) -> "subprocess.Popen[str]":
@@ -108,7 +112,7 @@ def _lines(child: "subprocess.Popen[str]") -> "queue.Queue[str | None]":
     return found
 
 
-def _take(line: str, kernels: list[TimedKernel], steps: list[TimedStep]) -> bool:
+def _take(line: str, kernels: list[TimedKernel], steps: list[TimedStep], failed: list[str]) -> bool:
     """Keep the line's point; True for the last line."""
     try:
         content = json.loads(line)
@@ -118,6 +122,8 @@ def _take(line: str, kernels: list[TimedKernel], steps: list[TimedStep]) -> bool
         kernels.append(TimedKernel.model_validate(content["kernel"]))
     elif "step" in content:
         steps.append(TimedStep.model_validate(content["step"]))
+    elif "failed" in content:
+        failed.append(str(content["failed"]))
     return bool(content.get("done"))
 
 

@@ -4,7 +4,6 @@ The loop is the Trainer's (forward, backward, clip, step, zero_grad) without its
 what it leaves open is what transformers and PEFT choose.
 """
 
-import sys
 from collections.abc import Iterator
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,15 +22,15 @@ SEED = 0
 INIT_OVER_TARGET = 1.5  # AdaLoRA: PEFT's defaults are 12 and 8
 
 
-def probe_steps(job: ProbeJob, watch: Stopwatch) -> Iterator[TimedStep]:
-    """Time every plan of the job until its time is over. A plan that fails (memory, a library) loses only itself."""
+def probe_steps(job: ProbeJob, watch: Stopwatch) -> Iterator[TimedStep | str]:
+    """Time every plan of the job until its time is over. One that fails (memory, a library) gives its reason."""
     for plan in job.plans:
         if watch.expired:
             return
         try:
             seconds = time_plan(plan, job.device, watch)
         except Exception as error:
-            print(f"{plan.method}, {plan.seq_len} tokens: {type(error).__name__}: {error}", file=sys.stderr)
+            yield f"{plan.method} at {plan.seq_len} tokens: {type(error).__name__}: {str(error)[:200]}"
             continue
         yield TimedStep(plan=plan, seconds=seconds)
 
