@@ -3,15 +3,14 @@
 from typing import Any, Literal
 
 from advisor.assess import assess, resolve_task
-from advisor.calibrations import find_calibration
 from advisor.decide import decide
 from advisor.facts import resolve_model
 from advisor.hardware import resolve_hardware
 from advisor.recommendation import Facts, Recommendation
 from advisor.request import Request
+from advisor.stored import stored_calibration
 from estimators.answer import Estimate
 from estimators.methods import get_method
-from estimators.replay import estimate_memory_replayed
 from estimators.throughput import estimate_speed
 from profiles.errors import UnsupportedError
 from profiles.gpu import Hardware
@@ -48,7 +47,7 @@ def estimate(
     """
     plan = plan if isinstance(plan, Plan) else parse_record(Plan, plan, "plan")
     model, hardware = resolve_plan(plan, hardware=hardware, offline=offline)
-    calibration, said = find_calibration(hardware)
+    calibration, said = stored_calibration(hardware)
     speed = estimate_speed(plan, model, hardware, calibration=calibration)
     if speed is not None and said:
         speed = speed.replace(assumptions=(*speed.assumptions, *said))
@@ -57,6 +56,8 @@ def estimate(
 
         memory = memory_from_simulation(simulate(plan, model, hardware, seconds=SIMULATION_SECONDS), hardware)
     else:
+        from estimators.replay import estimate_memory_replayed
+
         memory = estimate_memory_replayed(plan, model, hardware)
     return Estimate(memory=memory, speed=speed)
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from advisor.calibrations import find_calibration
 from advisor.facts import find_tokenizer, fingerprint, resolve_model
 from advisor.hardware import resolve_hardware
 from advisor.plans import ESTIMATED_TASKS
 from advisor.recommendation import DataFacts, Facts
 from advisor.request import Request
+from advisor.stored import stored_calibration
 from estimators.methods import framework_methods, get_method
 from profiles.dataset import DatasetFacts
 from profiles.errors import InvalidInputError, UnsupportedError
@@ -40,7 +40,7 @@ def assess(request: Request) -> Facts:
     assumptions: list[str] = []
     seq_len = _seq_len(request, model, dataset, assumptions)
     data = _data(request, dataset, seq_len, assumptions)
-    calibration, said = find_calibration(hardware)
+    calibration, said = stored_calibration(hardware)
     assumptions += said
     prints = {"model": fingerprint(model), "hardware": fingerprint(hardware)}
     if dataset is not None:

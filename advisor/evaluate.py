@@ -4,7 +4,7 @@ The searches rest on three orders, which property tests of the estimators hold: 
 checkpointing adds work and never adds memory, and without padding a larger micro-batch is never slower.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from advisor.plans import Cell, accumulation, checkpointings, draft_plan, drop, micro_batches, optimizers, shardings
 from advisor.recommendation import Candidate, Dropped, Facts, RunCost
@@ -18,6 +18,9 @@ from profiles.quality import find_quality
 from profiles.units import HOUR, format_bytes, format_duration, gib_from_bytes
 
 LOW_HEADROOM = 0.05  # share of the budget above the high end of the estimate
+
+if TYPE_CHECKING:
+    from profiles.calibration import Calibration
 
 
 def evaluate_cell(cell: Cell, request: Request, facts: Facts) -> Candidate | Dropped:
@@ -153,7 +156,13 @@ class _Search:
 
 
 def _complete(plan: Plan, memory: MemoryEstimate, facts: Facts) -> Candidate:
-    speed = estimate_speed(plan, facts.model, facts.hardware, calibration=facts.calibration, lengths=facts.lengths)
+    speed = estimate_speed(
+        plan,
+        facts.model,
+        facts.hardware,
+        calibration=cast("Calibration | None", facts.calibration),
+        lengths=facts.lengths,
+    )
     quality = find_quality(plan.method, plan.quantization, kind=facts.model.kind, task=plan.task)
     return Candidate.model_construct(
         plan=plan, memory=memory, speed=speed, run=_run_cost(plan, speed, facts), quality=quality

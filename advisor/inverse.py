@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from advisor.assess import SEQ_LEN_STEP, assess, find_price
-from advisor.calibrations import find_calibration
 from advisor.criteria import QUALITY_FLOOR
 from advisor.decide import decide
 from advisor.explain import next_commands
@@ -20,6 +19,7 @@ from advisor.plans import accumulation, micro_batches
 from advisor.recommendation import Answer, Candidate, Facts
 from advisor.request import Request
 from advisor.request_flags import flag_of
+from advisor.stored import stored_calibration
 from estimators.methods import framework_methods, get_method
 from profiles.catalog import ModelRow, load_gpus, load_model_rows
 from profiles.errors import AdviseError, InvalidInputError
@@ -324,7 +324,7 @@ def _with_hardware(request: Request, facts: Facts, hardware: Hardware) -> Facts:
         update={
             "hardware": hardware,
             "price": find_price(request, hardware),
-            "calibration": find_calibration(hardware)[0],
+            "calibration": stored_calibration(hardware)[0],
             "fingerprints": {**facts.fingerprints, "hardware": fingerprint(hardware)},
         }
     )

@@ -3,12 +3,11 @@
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializeAsAny
 
 from advisor.request import Request
 from estimators.answer import MemoryEstimate, SpeedEstimate
 from estimators.interval import Interval
-from profiles.calibration import Calibration
 from profiles.dataset import LengthDistribution
 from profiles.gpu import Hardware, PriceRange
 from profiles.model import ModelSpec
@@ -52,7 +51,7 @@ class Facts(Answer):
     task: Task
     seq_len: int
     price: PriceRange | None = None
-    calibration: Calibration | None = None
+    calibration: SerializeAsAny[Record] | None = None  # a Calibration, whose module only those who store one load
     fingerprints: dict[str, str] = Field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
 

@@ -20,7 +20,6 @@ from estimators.regime import Regime, has_mask, resolve_regime
 from estimators.setup import layer_runs, layer_setup
 from estimators.standing import standing_bytes, tensor_itemsize
 from estimators.tape import Line
-from profiles.calibration import Calibration
 from profiles.errors import UnsupportedError
 from profiles.gpu import GpuSpec, Hardware
 from profiles.model import ModelSpec
@@ -33,9 +32,7 @@ COMES_AND_GOES = {"saved_activations", "layer_working_set", "logits", "optimizer
 Parts = list[tuple[ComponentName, float]]
 
 
-def estimate_memory(
-    plan: Plan, model: ModelSpec, hardware: Hardware, *, calibration: Calibration | None = None
-) -> MemoryEstimate:
+def estimate_memory(plan: Plan, model: ModelSpec, hardware: Hardware) -> MemoryEstimate:
     """Estimate one card's memory for `plan` (analytic tier), in bytes.
 
     Raises:

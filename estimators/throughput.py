@@ -4,9 +4,12 @@ t = accumulation * smoothmax(gpu, host) + exposed communication + optimizer. Wor
 `efficiency`; here they are put together and given an interval.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
+from typing import TYPE_CHECKING
 
 from estimators.answer import SpeedEstimate, WorkItem
 from estimators.efficiency import Rates, default_constants, rates_of, smooth_max
@@ -22,12 +25,14 @@ from estimators.step_time import (
     overlapped,
 )
 from estimators.work import Batch
-from profiles.calibration import Calibration
 from profiles.catalog import find_gpu, get_optimizer
 from profiles.dataset import LengthDistribution
 from profiles.gpu import DType, GpuSpec, Hardware
 from profiles.model import ModelSpec
 from profiles.plan import Plan
+
+if TYPE_CHECKING:
+    from profiles.calibration import Calibration
 
 SPREAD = 0.6  # standard deviation over mean of example lengths where the data is not known
 PAIRED_TASKS = {"dpo": 2, "orpo": 2, "reward": 2, "kto": 2}  # sequences that an example becomes

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 from profiles.calibration import Calibration
 from profiles.errors import AdviseError, InvalidInputError
+from profiles.home import data_home
 from profiles.measurement import Measurement
 from profiles.record import parse_record
 
@@ -24,15 +25,6 @@ LOCK_SECONDS = 30.0
 StoredT = TypeVar("StoredT", bound=Measurement | Calibration)
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-
-
-def data_home() -> Path:
-    """FTADVISE_HOME, else ftadvise in XDG_DATA_HOME, else in ~/.local/share. Relative XDG paths count as unset."""
-    if home := os.environ.get("FTADVISE_HOME"):
-        return Path(home).expanduser().absolute()
-    xdg = os.environ.get("XDG_DATA_HOME", "")
-    base = Path(xdg) if os.path.isabs(xdg) else Path("~/.local/share").expanduser()
-    return base / "ftadvise"
 
 
 class Shelf(Generic[StoredT]):

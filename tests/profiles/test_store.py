@@ -10,9 +10,10 @@ import pytest
 from profiles import store as store_module
 from profiles.calibration import Calibration, Fitted
 from profiles.errors import AdviseError, InvalidInputError
+from profiles.home import data_home
 from profiles.measurement import Environment, Measurement
 from profiles.plan import Plan
-from profiles.store import Store, data_home
+from profiles.store import Store
 
 
 def measurement(name: str = "run-1", **changes: object) -> Measurement:
