@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check test-slow bench clean
+.PHONY: setup demo test check test-slow bench prove-throughput clean
 
 setup: $(STAMP)
 
@@ -37,6 +37,12 @@ bench: setup
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.startup
+
+# Calibrate this CPU, predict real training steps, run them, compare (about 40 minutes on two idle cores)
+prove-throughput: setup
+	$(BIN)/python demo/prepare.py demo-out/assets
+	$(BIN)/python -m benchmarks.prove_throughput
+	$(BIN)/python -m benchmarks.calibrated_throughput
 
 clean:
 	rm -rf $(VENV) .cache demo-out

@@ -59,7 +59,7 @@ CPU_PRIORS: Mapping[str, float] = {
     "matmul_bandwidth": 0.7,
     "depth_loss": 1.0,
 }
-STEP_NOISE = 0.03  # of the logarithm; repeated steps agree to about this
+STEP_NOISE = 0.02  # of the logarithm; repeated steps of one machine agree to about this
 LAUNCH_NOISE = 0.1  # a real run's batches differ in length, and others may use the machine
 KERNEL_NOISE = 0.1  # a kernel alone has its cache to itself, and no neighbours
 OTHER_NOISE = 0.25  # a copy or a chain of tiny layers stands for many different kernels
