@@ -4,6 +4,7 @@ import pytest
 
 import advisor.api
 import advisor.evaluate
+import estimators.replay
 from advisor.recommendation import DataFacts, Facts
 from estimators.answer import Component, MemoryEstimate, Phase, SpeedEstimate
 from estimators.interval import Interval
@@ -69,7 +70,7 @@ def stand_in_speed(plan, model, hardware, *, calibration=None, lengths=None):
 def stand_ins(monkeypatch):
     """The stand-in estimators in place of the real ones."""
     monkeypatch.setattr(advisor.evaluate, "estimate_memory", stand_in_memory)
-    monkeypatch.setattr(advisor.api, "estimate_memory_replayed", stand_in_memory)
+    monkeypatch.setattr(estimators.replay, "estimate_memory_replayed", stand_in_memory)
     for module in (advisor.evaluate, advisor.api):
         monkeypatch.setattr(module, "estimate_speed", stand_in_speed)
 

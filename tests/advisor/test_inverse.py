@@ -262,6 +262,6 @@ def test_each_card_is_asked_with_its_own_calibration(monkeypatch, stand_ins):
         asked.append(hardware.gpu.id)
         return None, ()
 
-    monkeypatch.setattr(advisor.inverse, "find_calibration", find)
+    monkeypatch.setattr(advisor.inverse, "stored_calibration", find)
     fit("gpu", Request(model="tinyllama", methods=("lora",), quantizations=("bf16",), offline=True))
     assert set(asked) == set(load_gpus())

@@ -42,7 +42,10 @@ def command(
     import_path: Path | None,
     as_json: bool,
 ) -> int:
-    """Measure matmuls, memory, attention and real training steps here; estimates then rest on it."""
+    """Measure this machine, so that estimates rest on it.
+
+    Matmuls, memory, attention and real training steps, each in a child process.
+    """
     from advisor import calibrate as machine
     from advisor.render.calibration import describe_stored, render_answer
 
