@@ -61,7 +61,8 @@ def test_more_work_never_takes_less(plan: Plan, hardware: Hardware) -> None:
     base = answer(plan, hardware).device.high
     assert answer(plan.replace(micro_batch_size=plan.micro_batch_size + 1), hardware).device.high >= base * (1 - 1e-9)
     assert answer(plan.replace(seq_len=plan.seq_len * 2), hardware).device.high >= base * (1 - 1e-9)
-    assert answer(plan.replace(lora_rank=plan.lora_rank * 2), hardware).device.high >= base * (1 - 1e-9)
+    if plan.optimizer != "adamw_8bit":  # tensors below 4,096 elements keep fp32 states: a higher rank can save bytes
+        assert answer(plan.replace(lora_rank=plan.lora_rank * 2), hardware).device.high >= base * (1 - 1e-9)
 
 
 @settings(max_examples=40, deadline=None)
