@@ -1,6 +1,7 @@
 """Measure this machine and fit the speed model to it; keep, show, export and import what came of it."""
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -31,6 +32,7 @@ KERNEL_SECONDS = {False: 4.0, True: 15.0}
 STEP_SECONDS = {"cpu": {False: 45.0, True: 180.0}, "cuda": {False: 25.0, True: 150.0}}
 RSS_SHARE = 0.6  # of the machine's free memory, which a probe on a CPU may take
 RSS_ON_CARD = bytes_from_gib(16)  # what a probe on a card may take of main memory: CUDA libraries, weights on their way
+BUSY_LOAD = 0.5  # processes that want to run, a core
 FEWEST_RUN_STEPS = 5  # the first ones warm up
 MAX_FILE_BYTES = 16 * MIB  # larger files are no calibrations
 
@@ -49,6 +51,7 @@ class CalibrationAnswer(Record):
     calibration: Calibration
     probes: tuple[ProbeOutcome, ...]
     path: str
+    warnings: tuple[str, ...] = ()
 
 
 def calibrate(
@@ -69,6 +72,7 @@ def calibrate(
     store.calibrations.check_writable()
     config, _ = model_config(options.model or default_model(device, hardware.gpu.memory_bytes))
     plans = calibration_plans(config, device=device, full=options.full)
+    warnings = _busy(hardware) if device == "cpu" else ()
     outcomes = []
     for name in PROBES:
         on_start(name)
@@ -83,7 +87,7 @@ def calibrate(
     kernels, steps = [k for o in outcomes for k in o.kernels], [s for o in outcomes for s in o.steps]
     found = learn(hardware, store, kernels=kernels, steps=steps)
     path = store.calibrations.folder / f"{found.id}.json"
-    return CalibrationAnswer(calibration=found, probes=tuple(outcomes), path=str(path))
+    return CalibrationAnswer(calibration=found, probes=tuple(outcomes), path=str(path), warnings=warnings)
 
 
 def learn(
@@ -222,6 +226,18 @@ def _device(wanted: Device | None) -> tuple[Hardware, Device]:
     if hardware.origin != "cpu" and hardware.gpu.vendor not in ("NVIDIA", "AMD"):
         raise UnsupportedError(f"{hardware.gpu.name} cannot be calibrated", "`--device cpu` measures the CPU.")
     return hardware, "cpu" if hardware.origin == "cpu" else "cuda"
+
+
+def _busy(hardware: Hardware) -> tuple[str, ...]:
+    """What to say where others use the CPU: a thread that has to wait makes all the others wait."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    cores = hardware.gpu.sm_count or 1
+    if load < BUSY_LOAD * cores:
+        return ()
+    return (
+        f"the machine was busy when this began (load {load:.1f} on {cores} cores): what was measured holds for a busy "
+        "machine; calibrate again when it is idle, three newer timings replace the older ones",
+    )
 
 
 def _rss_bytes(hardware: Hardware, device: Device) -> float:

@@ -89,4 +89,4 @@ def calibration_plans(config: dict[str, Any], *, device: str, full: bool) -> tup
         plans += [plan(few, length, "full") for length in (middle, long)]
         plans += [plan(more, length, micro_batch_size=batch) for length in (short, middle, long) for batch in (2, 8)]
         plans += [plan(more, length, lora_rank=64, lora_dropout=0.05) for length in (short, middle, long)]
-    return tuple(plans)
+    return tuple({p.model_dump_json(): p for p in plans}.values())  # a small vocabulary may be the model's own

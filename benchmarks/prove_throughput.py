@@ -163,6 +163,16 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def describe(content: dict[str, Any]) -> str:
+    """How it was run, in words."""
+    share = "all cells" if content["share"] >= 1 else f"a random {content['share']:.0%} of the cells (seed {SEED})"
+    clock = (
+        "wall seconds" if content["clock"] == "wall" else "CPU seconds of the process, since others used the machine"
+    )
+    threads = "as many threads as cores" if content["threads"] is None else f"{content['threads']} thread"
+    return f"{share}; {threads}; {clock}; steps of transformers and PEFT on random tokens, without the Trainer"
+
+
 def report(rows: Sequence[dict[str, Any]]) -> str:
     """The summary over all cells, by model and by method."""
     groups = {"all": list(rows)}
@@ -193,6 +203,7 @@ def main() -> None:
     rows = score(content, calibration)
     print(report(rows))
     content |= {
+        "how": describe(content),
         "environment": calibration.environment.model_dump(mode="json"),
         "constants": {name: fitted.model_dump() for name, fitted in calibration.constants.items()},
         "summary": summarise(rows),

@@ -14,6 +14,7 @@ def render_answer(answer: CalibrationAnswer, width: int | None = None) -> Page:
     _add(page, answer.calibration)
     failed = [f"{o.probe} {o.error}" for o in answer.probes if o.error]
     page.bullets("Not complete (what was measured before counts)", failed)
+    page.bullets("Careful", answer.warnings)
     page.line()
     page.field("Stored", answer.path)
     return page
@@ -41,7 +42,8 @@ def _add(page: Page, calibration: Calibration) -> None:
     said = f"{len(calibration.steps)} training steps and {len(calibration.kernels)} kernels, {calibration.date}"
     page.field("Measured", said)
     if steps is None:
-        page.field("Steps", "none could be timed: rates only, the interval stays wide")
+        few = len(calibration.steps)
+        page.field("Steps", f"{few or 'none'} could be timed, which is too few: the interval stays wide")
     else:
         page.field("Steps", f"+-{steps.residual:.0%} (90 % interval, each step predicted without itself), n={steps.n}")
     constants = (f"{name} {fitted.value:.4g}" for name, fitted in calibration.constants.items() if name != TIME_FACTOR)

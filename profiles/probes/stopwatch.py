@@ -32,7 +32,10 @@ class Stopwatch:
         return self._clock()
 
     def seconds(self, call: Callable[[], object], *, share: float = 0.1, repeats: int = REPEATS) -> float:
-        """Median seconds of one `call`, after a first one that does not count; about `share` seconds in all."""
+        """Seconds of one `call`, after a first one that does not count; about `share` seconds in all.
+
+        The median on a card; on a CPU the lower quartile, since a neighbour only ever makes a call longer.
+        """
         call()
         start = self.now()
         call()
@@ -49,4 +52,4 @@ class Stopwatch:
             samples.append(took / batch)
             if self.expired and len(samples) > 1:
                 break
-        return median(samples)
+        return sorted(samples)[(len(samples) - 1) // 4] if self._device == "cpu" else median(samples)
