@@ -18,9 +18,11 @@ from profiles.errors import AdviseError, InvalidInputError
 from profiles.home import data_home
 from profiles.measurement import Measurement
 from profiles.record import parse_record
+from profiles.units import KIB
 
 SCHEMA_VERSION = 1
 LOCK_SECONDS = 30.0
+ROOM_FOR_A_RECORD = 512 * KIB
 
 StoredT = TypeVar("StoredT", bound=Measurement | Calibration)
 
@@ -69,11 +71,12 @@ class Shelf(Generic[StoredT]):
         return record
 
     def check_writable(self) -> None:
-        """Write a file and remove it. Raises AdviseError (code 'store-unwritable') as `add` would."""
+        """Write and remove a file of a large record's size. Raises AdviseError ('store-unwritable') as `add` would."""
         with self._locked():
             try:
                 with NamedTemporaryFile(dir=self.folder, prefix=".", suffix=".tmp") as file:
-                    file.write(b"{}")
+                    file.write(bytes(ROOM_FOR_A_RECORD))
+                    file.flush()
             except OSError as error:
                 raise _unwritable(self.folder, error, "written") from None
 
