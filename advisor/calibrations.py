@@ -11,7 +11,7 @@ from profiles.gpu import GpuSpec, Hardware
 from profiles.measurement import Environment
 from profiles.store import Store
 
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")  # what decides how fast a step is
+PACKAGES = ("torch", "transformers", "peft")  # what decides how fast a step is
 
 
 def hardware_name(gpu: GpuSpec) -> str:
