@@ -124,11 +124,10 @@ def _alive(pid: int) -> bool:
 @pytest.mark.platform
 def test_kernels_are_really_timed() -> None:
     pytest.importorskip("torch")
-    outcome = run_probe(job("matmul", seconds=2), rss_bytes=4 * GIB)
+    outcome = run_probe(job("copy"), rss_bytes=4 * GIB)
     assert outcome.error == ""
-    assert len(outcome.kernels) >= 2
-    rates = [2 * k.shape["tokens"] * k.shape["n_in"] * k.shape["n_out"] / k.seconds for k in outcome.kernels]
-    assert all(1e8 < rate < 1e13 for rate in rates)
+    assert [k.kind for k in outcome.kernels] == ["copy", "add"]
+    assert all(1e8 < k.shape["n_bytes"] / k.seconds < 1e12 for k in outcome.kernels)
 
 
 @pytest.mark.slow
