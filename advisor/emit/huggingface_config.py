@@ -36,6 +36,7 @@ ADALORA_WARMUP, ADALORA_FINAL = 0.1, 0.3
 
 EVALUATIONS, EVALUATIONS_EARLY_STOPPING = 4, 10  # over the whole run; transformers reads eval_steps < 1 as a share
 CHECKPOINTS = 10
+STEPS_PER_EVALUATION = 4  # of a run so short that ten evaluations would cost more than its training
 
 
 def choose_precision(plan: Plan) -> FloatType | None:
@@ -132,6 +133,9 @@ def learning_rate(plan: Plan, model: ModelSpec) -> float:
 def training(plan: Plan, model: ModelSpec) -> dict[str, Any]:
     """Arguments of trl.SFTConfig. `warmup_steps` below 1 is a share: transformers 5.23 has no warmup_ratio."""
     early = plan.early_stopping_patience > 0
+    evaluations = EVALUATIONS_EARLY_STOPPING if early else EVALUATIONS
+    if plan.max_steps is not None:
+        evaluations = max(1, min(evaluations, plan.max_steps // STEPS_PER_EVALUATION))
     return {
         "max_length": plan.seq_len,
         "packing": plan.packing,
@@ -152,9 +156,9 @@ def training(plan: Plan, model: ModelSpec) -> dict[str, Any]:
         "logging_steps": 1,
         "eval_strategy": "steps",
         "eval_on_start": True,
-        "eval_steps": 1 / (EVALUATIONS_EARLY_STOPPING if early else EVALUATIONS),
+        "eval_steps": 1 / evaluations,
         "save_strategy": "steps",
-        "save_steps": 1 / CHECKPOINTS,
+        "save_steps": 1 / (evaluations if early else CHECKPOINTS),  # the best is looked for among the evaluated
         "save_total_limit": 2,
         "load_best_model_at_end": early,
         "disable_tqdm": True,
