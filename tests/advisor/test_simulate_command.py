@@ -45,3 +45,12 @@ def test_the_simulated_basis_agrees_with_the_analytic_one(tmp_path: Path) -> Non
         assert found[basis]["basis"] == basis
     sizes = [found[basis]["allocated"]["expected"] for basis in ("analytic", "simulated")]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.02)
+
+
+def test_explain_shows_every_work_item(tmp_path: Path) -> None:
+    words = ["estimate", "--plan", plan_file(tmp_path)]
+    plain = json.loads(CliRunner().invoke(cli, [*words, "--json"], standalone_mode=False).output)
+    page = CliRunner().invoke(cli, [*words, "--explain"], standalone_mode=False).output
+    items = plain["answer"]["speed"]["items"]
+    assert len(items) >= 5
+    assert all(item["name"][:24] in page for item in items)

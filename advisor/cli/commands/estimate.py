@@ -30,12 +30,14 @@ Examples:
     show_default=True,
     help="simulated: run the real code on fake tensors (needs torch, takes seconds).",
 )
+@click.option("--explain", is_flag=True, help="Show what the time of a step goes to, item by item.")
 @plan_options
 @json_option
 def command(
     path: str | None,
     jsonl: bool,
     basis: Literal["analytic", "simulated"],
+    explain: bool,
     vram: float | None,
     assignments: tuple[str, ...],
     offline: bool,
@@ -54,7 +56,7 @@ def command(
     else:
         from advisor.render.estimate import render_estimate
 
-        render_estimate(answer).show()
+        render_estimate(answer, explain=explain).show()
     return 0 if answer.verdict == "fits" else 1
 
 
