@@ -107,7 +107,7 @@ def _local(name: str) -> Path | None:
     """
     if not _is_path(name) and (find_known(name) or not os.path.isdir(name)):
         return None
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # leaves an unknown ~user as it is
     config = path / CONFIG if path.is_dir() else path
     if config.is_file():
         return config

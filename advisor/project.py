@@ -1,5 +1,6 @@
 """A plan, its data and its forecast -> a folder that trains: what `ftadvise emit` does."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def find_weights(ref: str | dict[str, Any]) -> str:
     if isinstance(ref, dict):
         raise InvalidInputError("model", "is a config without weights", "Name a hub id or a folder to write a run.")
     row = find_known(ref)
-    path = Path(ref).expanduser()
+    path = Path(os.path.expanduser(ref))
     if row is None and path.exists():
         return str((path if path.is_dir() else path.parent).resolve())
     return row.id if row is not None else ref

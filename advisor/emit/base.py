@@ -147,7 +147,7 @@ def write_emission(
     Raises:
         InvalidInputError: the folder is not empty, is a file, or cannot be written.
     """
-    out = out.expanduser().absolute()
+    out = Path(os.path.expanduser(out)).absolute()
     if out.exists() and not out.is_dir():
         raise InvalidInputError(str(out), "is a file, not a folder", "Choose another folder.")
     if out.is_dir() and any(out.iterdir()) and not force:

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from advisor.facts import MAX_CONFIG_BYTES, find_known, find_tokenizer, fingerprint, resolve_model
@@ -153,6 +153,7 @@ def test_a_path_is_only_ever_read_as_a_config(ref: str) -> None:
 
 
 @given(st.text(max_size=40))
+@example("~0")
 def test_any_text_is_a_model_or_an_error_with_a_hint(text: str) -> None:
     try:
         hint = resolve_model(text, offline=True).name
