@@ -12,6 +12,7 @@ from estimators.fused_layer import fused_layer_forward, is_fused
 from estimators.layer_ops import Scope
 from estimators.regime import Regime
 from estimators.tape import Line, Tape, Tensor, upper_envelope
+from estimators.weights import is_quantized
 from profiles.model import Block, Linear, Norm
 
 
@@ -36,7 +37,7 @@ class LayerSetup:
 class LayerProfile:
     """Lines (bytes per token, constant bytes), relative to before the layer.
 
-    saved: alive after forward because of backward; nothing under gradient checkpointing, where the layer's input is
+    saved: alive after forward because of backward; under gradient checkpointing what escapes it: the layer's input is
     held and counted by whoever stacks the layers. forward: highest points of the forward (plain only). backward:
     highest points from the incoming gradient on, with what this layer saved, or under checkpointing with the forward
     run again. left: constant bytes that stay for good (parameter gradients).
@@ -87,7 +88,22 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
     tape.mark()
     tape.backward()
     lines = [*((a + pending[0], b + pending[1]) for a, b in again), *tape.envelope()]
-    return LayerProfile(saved=(0.0, 0.0), forward=(), backward=upper_envelope(lines), left=tape.constant)
+    kept = 0.0 if regime.reentrant or regime.quantized != 8 else _kept_past_checkpoints(block, regime)
+    return LayerProfile(saved=(kept, 0.0), forward=(), backward=upper_envelope(lines), left=tape.constant)
+
+
+def _kept_past_checkpoints(block: Block, regime: Regime) -> float:
+    """Bytes a token that non-reentrant checkpointing cannot drop: MatMul8bitLt keeps its input and the input's codes in
+    `ctx.tensors` rather than by save_for_backward (bitsandbytes autograd/_functions.py). Linears that read the same
+    tensor keep it once.
+    """
+    readers = {"q": "qkv", "k": "qkv", "v": "qkv", "q_a": "qkv", "kv_a": "qkv", "gate": "up", "gate_up": "up"}
+    widths = {
+        (readers.get(lin.role, lin.role), lin.shared_expert): lin.in_features
+        for lin in block.linears
+        if is_quantized(lin, regime)
+    }
+    return float(sum(widths.values()) * (regime.compute + ops.INT8))
 
 
 def run_layer(tape: Tape, x: Tensor, block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Tensor:

@@ -14,6 +14,7 @@ from estimators.weights import is_quantized
 from profiles.model import Attention, Linear, Norm
 
 FP32 = 4
+INT8 = 1
 BNB_BLOCK = 64  # bitsandbytes' blocksize of 4-bit weights: one absmax (fp32) each
 PARAMETER = Buffer(0.0, 0.0)  # a frozen weight that a product saves: no bytes of its own, but backward reads it
 FLASH_ROW_BLOCK = 128  # flash backward rounds rows to 128 and head_dim to 32 (64 above 128)
@@ -110,16 +111,18 @@ def _linear_bnb(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
         out = tape.cast(y, x.itemsize)
         tape.drop(y)
         return out
-    # int8: the input is kept for the outlier path; backward dequantises CB (copy, then in place)
+    # int8: the input is kept for the outlier path, its codes with it; backward dequantises CB (copy, then in place)
     xc = cast_for_matmul(scope, x)
-    tape.scratch(xc.width * (2 + 1))  # fp16 copy and its int8 codes
+    codes = tape.alloc(xc.width * INT8)
+    tape.scratch(xc.width * 2)  # the fp16 copy that is quantised
     y = tape.op(
         xc,
         width=lin.out_features * tokens,
         itemsize=xc.itemsize,
-        saved=[xc.buffer],
+        saved=[xc.buffer, codes],
         scratch=(0.0, xc.itemsize * weight),
     )
+    tape.release(codes)
     tape.drop(xc)
     return y
 

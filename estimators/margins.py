@@ -10,7 +10,8 @@ from profiles.plan import Plan
 
 def allocated_interval(n_bytes: float, plan: Plan) -> Interval:
     """Peak allocated memory with its 90 % interval; sharded runs are known far less well."""
-    m = get_margin("allocated", "single" if plan.sharding in ("none", "ddp") else "sharded")
+    case = "int8" if plan.quantization == "int8" else "single"
+    m = get_margin("allocated", case if plan.sharding in ("none", "ddp") else "sharded")
     return Interval(low=n_bytes * (1 + m.low), expected=n_bytes, high=n_bytes * (1 + m.high))
 
 

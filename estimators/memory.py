@@ -22,7 +22,7 @@ from estimators.standing import standing_bytes, tensor_itemsize
 from estimators.tape import Line
 from profiles.errors import UnsupportedError
 from profiles.gpu import GpuSpec, Hardware
-from profiles.model import ModelSpec
+from profiles.model import Block, ModelSpec
 from profiles.plan import Plan
 
 INPUT_BYTES = 3 * 8  # input_ids, attention_mask, labels as int64
@@ -86,6 +86,7 @@ class MemoryModel:
         length = _length_class(self.regime, self.seq_len, bool(self.setup.prefix_tokens))
         runs = layer_runs(method, model, plan, self.regime)
         self._layers = [(r.count, profile_layer(r.block, r.regime, r.setup, length)) for r in runs if r.reached]
+        self._blocks = [r.block for r in runs if r.reached]
         self._heads: dict[bool, HeadProfile] = {}
         copies = _autocast_copies(model, method, self.regime, plan)
         encoder = method.has_encoder(plan)
@@ -100,11 +101,9 @@ class MemoryModel:
         held = head.held * tokens
         gradients = standing.gradients if self.setup.accumulates else 0.0
         checkpoint = float(standing.checkpoints * regime.residual * model.hidden_size * tokens)
-        if not regime.checkpointing:
-            saved = sum(count * _point(p.saved, tokens) for count, p in self._layers)
-        else:
-            saved = 0.0 if regime.offload_checkpoints else sum(count for count, _ in self._layers) * checkpoint
-        saved += self._encoder_copies
+        saved = self._encoder_copies + sum(count * _point(p.saved, tokens) for count, p in self._layers)
+        if regime.checkpointing and not regime.offload_checkpoints:
+            saved += sum(count for count, _ in self._layers) * checkpoint
         fixed: Parts = [
             ("base_weights", standing.base),
             ("adapter_weights", standing.adapters),
@@ -146,6 +145,11 @@ class MemoryModel:
         if self.regime.masked and self.regime.kernel != "flash":
             return float(MASK_BYTES * self.seq_len * tokens)
         return 0.0
+
+    def escaped_bytes(self, block: Block, tokens: int) -> float:
+        """What a checkpointed layer keeps all the same."""
+        profiles = (p for _, p in self._layers)
+        return next((_point(p.saved, tokens) for b, p in zip(self._blocks, profiles, strict=True) if b is block), 0.0)
 
     def _last_forward(self, fixed: Parts, gradients: float, saved: float, tokens: int, held: float) -> Parts:
         """The last layer's forward makes more than it saves. Under checkpointing its second run makes more still."""

@@ -197,11 +197,13 @@ class _Run:
         inputs.append(tape.take(memory.mask_bytes(self.tokens)))
         x = tape.tensor(input_width(self.blocks[0]), regime.residual, setup.input_requires_grad)
         checkpoints: list[Tensor] = []
+        escaped: list[int] = []  # from checkpointing: int8 inputs, until the graph goes with the loss
         for block in self.blocks:
             if regime.checkpointing:
                 checkpoints.append(x if regime.offload_checkpoints else tape.hold(x))
                 x = run_layer(tape, x, block, regime, setup, memory.seq_len)
                 self._forget()
+                escaped.append(tape.take(memory.escaped_bytes(block, self.tokens)))
                 x.requires_grad = True
             else:
                 x = run_layer(tape, x, block, regime, setup, memory.seq_len)
@@ -215,7 +217,7 @@ class _Run:
         if checkpoints:
             self._backward_of_checkpoints(checkpoints, top)
         self._embedding_gradient()
-        tape.give(*inputs)
+        tape.give(*inputs, *escaped)
         tape.give(tape.take(memory.standing.temporary))
         if first:
             self._make_states()
