@@ -9,13 +9,12 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 from estimators.answer import Component, ComponentName, MemoryEstimate, Phase, PhaseName
-from estimators.interval import Interval
 from estimators.layer import profile_layer
 from estimators.layer_ops import FLASH_ROW_BLOCK
 from estimators.logits import TRL_TOKEN_TILE, HeadProfile, profile_head
 from estimators.margins import allocated_interval, reserved_interval
 from estimators.methods import Method, get_method
-from estimators.overhead import context_bytes, workspace_bytes
+from estimators.overhead import device_interval, workspace_bytes
 from estimators.regime import Regime, has_mask, resolve_regime
 from estimators.setup import layer_runs, layer_setup
 from estimators.standing import standing_bytes, tensor_itemsize
@@ -46,18 +45,13 @@ def estimate_memory(plan: Plan, model: ModelSpec, hardware: Hardware) -> MemoryE
     dynamic = [sum(n_bytes for name, n_bytes in parts if name in COMES_AND_GOES) for _, parts in phases]
     allocated = allocated_interval(highest, plan)
     reserved = reserved_interval(allocated, tuple(zip(totals, dynamic, strict=True)), plan=plan, regime=memory.regime)
-    context = context_bytes(hardware.gpu)
     return MemoryEstimate(
         basis="analytic",
         phases=tuple(_phase(*phase) for phase in phases),
         peak_phase=phases[totals.index(highest)][0],
         allocated=allocated,
         reserved=reserved,
-        device=Interval(
-            low=reserved.low + context.low,
-            expected=reserved.expected + context.expected,
-            high=reserved.high + context.high,
-        ),
+        device=device_interval(reserved, hardware.gpu),
         budget=float(hardware.gpu.memory_bytes),
         trainable_parameters=memory.trainable_parameters,
         assumptions=_assumptions(plan, model, memory.regime, hardware),

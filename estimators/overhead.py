@@ -31,3 +31,13 @@ def context_bytes(gpu: GpuSpec) -> Interval:
         return Interval(low=0, expected=0, high=0)
     expected = CONTEXT_TURING if gpu.compute_capability == (7, 5) else CONTEXT_EXPECTED
     return Interval(low=CONTEXT_LOW, expected=expected, high=CONTEXT_HIGH)
+
+
+def device_interval(reserved: Interval, gpu: GpuSpec) -> Interval:
+    """What the card shows as used by a process whose allocator has `reserved`; bytes of one card."""
+    context = context_bytes(gpu)
+    return Interval(
+        low=reserved.low + context.low,
+        expected=reserved.expected + context.expected,
+        high=reserved.high + context.high,
+    )

@@ -13,7 +13,7 @@ from estimators.layer import input_width, run_layer
 from estimators.logits import run_head
 from estimators.memory import MemoryModel, estimate_memory, memory_model
 from estimators.optimizer_states import state_bytes
-from estimators.overhead import context_bytes
+from estimators.overhead import context_bytes, device_interval
 from estimators.regime import Regime
 from estimators.tape import Buffer, Tape, Tensor
 from estimators.weights import is_quantized, linear_bytes
@@ -53,19 +53,15 @@ def estimate_memory_replayed(plan: Plan, model: ModelSpec, hardware: Hardware) -
         expected=expected,
         high=max(floor.high, expected * (1 + margin.high)),
     )
-    context = context_bytes(hardware.gpu)
-    most = estimate.budget - context.high
+    most = estimate.budget - context_bytes(hardware.gpu).high
     if floor.high <= most < reserved.high and _runs_within(
         plan, model, hardware.gpu, most * floor.expected / floor.high
     ):
         reserved = Interval(low=min(reserved.low, most), expected=min(reserved.expected, most), high=most)
-    device = Interval(
-        low=reserved.low + context.low,
-        expected=reserved.expected + context.expected,
-        high=reserved.high + context.high,
-    )
     said = "reserved memory: two whole steps replayed through a model of the caching allocator"
-    return estimate.replace(reserved=reserved, device=device, assumptions=(*estimate.assumptions, said))
+    return estimate.replace(
+        reserved=reserved, device=device_interval(reserved, hardware.gpu), assumptions=(*estimate.assumptions, said)
+    )
 
 
 def _runs_within(plan: Plan, model: ModelSpec, gpu: GpuSpec, limit: float) -> bool:

@@ -32,11 +32,6 @@ class Standing:
     gradient_share: float
     checkpoints: int
 
-    @property
-    def lower_bound(self) -> float:
-        """What no choice of batch, length or checkpointing can avoid."""
-        return self.base + self.adapters + self.gradients + self.states + self.workspace
-
 
 @dataclass(frozen=True, slots=True)
 class _Trained:

@@ -2,7 +2,7 @@
 
 from estimators.answer import MemoryEstimate, Phase
 from estimators.interval import Interval
-from estimators.overhead import context_bytes
+from estimators.overhead import device_interval
 from estimators.simulate.result import Simulation
 from profiles.catalog import get_margin
 from profiles.gpu import Hardware
@@ -12,7 +12,6 @@ def memory_from_simulation(simulation: Simulation, hardware: Hardware) -> Memory
     """Give the simulated tier's answer the form of the analytic one's; bytes of one card."""
     allocated = _interval(simulation.peak_allocated, "allocated")
     reserved = _interval(simulation.peak_reserved, "reserved")
-    context = context_bytes(hardware.gpu)
     traced, layers = simulation.layers_traced, simulation.layers
     versions = ", ".join(f"{name} {version}" for name, version in simulation.versions.items())
     return MemoryEstimate(
@@ -21,11 +20,7 @@ def memory_from_simulation(simulation: Simulation, hardware: Hardware) -> Memory
         peak_phase=simulation.peak.name,
         allocated=allocated,
         reserved=reserved,
-        device=Interval(
-            low=reserved.low + context.low,
-            expected=reserved.expected + context.expected,
-            high=reserved.high + context.high,
-        ),
+        device=device_interval(reserved, hardware.gpu),
         budget=float(hardware.gpu.memory_bytes),
         trainable_parameters=simulation.trainable_parameters,
         assumptions=(
