@@ -30,7 +30,8 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
         to_fp32=regime.outputs_to_fp32 and regime.autocast,
     )
     optimizer = make_optimizer(plan, built.model)
-    gc.collect()  # a step's own cycles are collected after it, not at random
+    gc.collect()
+    gc.freeze()  # a step's own cycles are collected after it, not at random, and nothing else is looked at
     outputs: Any = None
     for step, (rows, length) in enumerate(batches):
         tracker.step = step

@@ -93,12 +93,14 @@ def refuse(job: Job) -> None:
 
 def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
     """Trace `layers` layers of the job's model; also the number of trainable parameters."""
+    gc.disable()  # this process is short; the hundred thousands of objects that imports make need no collection
     from estimators.simulate.guard import install_device_guard
+    from estimators.simulate.imports import skip_needless_imports
     from estimators.simulate.kernels import cublas_workspace
     from estimators.simulate.patches import apply_patches
 
-    gc.disable()  # this process is short; the hundred thousands of objects that imports make need no collection
     install_device_guard()
+    skip_needless_imports()
     capability = job.hardware.gpu.compute_capability or DEFAULT_CAPABILITY
     apply_patches(capability=capability, expand_kv_heads=job.expand_kv_heads)
     from torch._subclasses.fake_tensor import FakeTensorMode
