@@ -15,6 +15,8 @@ from profiles.model import Block, Linear, Norm
 def is_fused(block: Block) -> bool:
     """Unsloth's fused classes: RMSNorm, gated MLP in two weights, separate q, k, v (Llama, Mistral, Qwen, Gemma)."""
     roles = {x.role for x in block.linears}
+    if not any(n.place == "pre_attention" for n in block.norms):  # OLMo 2 norms only what comes out
+        return False
     return {"q", "k", "v", "o", "gate", "up", "down"} <= roles and not block.mlp.experts and not block.parallel
 
 
