@@ -18,7 +18,6 @@ from rich.table import Table
 
 from benchmarks.model_configs import model_spec
 from benchmarks.rows import PEFT_PADDED_LEN, MeasuredRow, load_rows
-from estimators.simulate.imports import skip_needless_imports
 from estimators.simulate.job import Job
 from estimators.simulate.result import Simulation
 from profiles.catalog import find_gpu
@@ -129,8 +128,6 @@ def attempt(job: Job) -> Simulation | str:
 def simulate_all(jobs: list[Job], n_processes: int) -> Iterator[Simulation | str]:
     """Run jobs in order, each in a fresh fork of this process."""
     import torch
-
-    skip_needless_imports()
     import transformers.models.llama.modeling_llama
     import transformers.models.qwen2.modeling_qwen2
 

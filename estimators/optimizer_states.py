@@ -30,8 +30,14 @@ def state_bytes(
     return total * (optimizer.state_bytes + absmax)
 
 
-def step_temporary_bytes(optimizer: OptimizerSpec, *, trained_bytes: float, largest_bytes: float) -> float:
-    """foreach AdamW makes sqrt(exp_avg_sq) of all parameters at once; the for-loop of the largest; fused of none."""
+def step_temporary_bytes(
+    optimizer: OptimizerSpec, *, trained_bytes: float, largest_bytes: float, largest_itemsize: int
+) -> float:
+    """foreach AdamW makes sqrt(exp_avg_sq) of all parameters at once; fused of none; Adafactor works in fp32, one
+    parameter at a time."""
+    if optimizer.fp32_temporaries:
+        copies = 2 if largest_itemsize < FP32_BYTES else 0
+        return (optimizer.fp32_temporaries + copies) * FP32_BYTES * largest_bytes / largest_itemsize
     if optimizer.step_temporary >= 1:
         return optimizer.step_temporary * trained_bytes
     return optimizer.step_temporary * largest_bytes

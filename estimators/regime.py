@@ -16,6 +16,9 @@ from profiles.scheme import DTYPE_BYTES
 
 Kernel = Literal["flash", "efficient", "math", "eager"]
 
+# Model types whose transformers 5.23 classes say `_supports_sdpa = False`: attention is written out in Python. Gemma 2 and
+# gpt-oss are others, known by their soft cap and sinks.
+WITHOUT_SDPA = frozenset({"bloom", "deberta-v2", "gpt_neo", "gptj"})
 FLASH_MAX_HEAD_DIM = 256  # aten/native/transformers/cuda/sdp_utils.cpp: check_head_dim_size_flash
 FLASH_MIN_CAPABILITY = (8, 0)  # check_flash_attention_hardware_support
 
@@ -70,8 +73,9 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
     trained = 4 if masters else base  # model/adapter.py casts trainable parameters to fp32 unless pure_bf16
     if method.trains_base:
         base = trained
-    kbit_prepared = bool(plan.kbit_prepared) if plan.kbit_prepared is not None else False
-    rest = 4 if quantized and kbit_prepared else base
+    if quantized and plan.kbit_prepared:
+        base = 4
+    rest = base
     masked = has_mask(plan) or method.adds_keys
     adapter = DTYPE_BYTES[plan.adapter_dtype] if plan.adapter_dtype else _adapter_bytes(plan, compute)
     return Regime(
@@ -86,7 +90,7 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         trained=trained,
         kernel=attention_kernel(plan, model, gpu, in_half=compute < 4 and (autocast or rest < 4), masked=masked),
         masked=masked,
-        loss=plan.loss_kernel or _loss_kernel(plan),
+        loss=_loss_kernel(plan, model),
         keep_outputs=bool(plan.keep_outputs),
         outputs_to_fp32=autocast and compute < 4 and plan.platform == "llamafactory",
         checkpointing=plan.gradient_checkpointing != "none",
@@ -113,9 +117,16 @@ def _adapter_bytes(plan: Plan, compute: int) -> int:
     return 4
 
 
-def _loss_kernel(plan: Plan) -> LossKernel:
-    """TRL: fused LM head, no full logits; LLaMA-Factory: the model's own loss; Unsloth: chunked cross-entropy."""
-    if plan.platform == "llamafactory" or plan.task == "classification":
+def _loss_kernel(plan: Plan, model: ModelSpec) -> LossKernel:
+    """TRL: fused LM head, no full logits; LLaMA-Factory: the model's own loss; Unsloth: chunked cross-entropy.
+
+    What is no causal language model has only its own loss.
+    """
+    if model.kind != "causal-lm" or plan.task in ("classification", "reward"):
+        return "full"
+    if plan.loss_kernel is not None:
+        return plan.loss_kernel
+    if plan.platform == "llamafactory":
         return "full"
     return "chunked" if plan.platform == "unsloth" else "fused"
 
@@ -136,7 +147,8 @@ def attention_kernel(plan: Plan, model: ModelSpec, gpu: GpuSpec, *, in_half: boo
     attention = model.layers[0].block.attention
     if plan.platform == "unsloth":
         return "flash"  # flash-attn, xformers or flex attention, whichever the card runs: none builds s x s tensors
-    if plan.attention == "eager" or attention.logit_softcap or attention.sinks:
+    without_sdpa = model.model_type in WITHOUT_SDPA and plan.attention != "flash_attention_2"
+    if plan.attention == "eager" or attention.logit_softcap or attention.sinks or without_sdpa:
         return "eager"
     capability = gpu.compute_capability or FLASH_MIN_CAPABILITY
     flash = in_half and capability >= FLASH_MIN_CAPABILITY and attention.head_dim <= FLASH_MAX_HEAD_DIM

@@ -43,6 +43,7 @@ class _Trained:
     gradients: float
     states: float
     largest: float
+    largest_itemsize: int
 
 
 def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime, workspace: float) -> Standing:
@@ -61,7 +62,12 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
         states = trained.elements * optimizer.state_tensors * FP32_BYTES  # DeepSpeed's states are fp32
     own_gradients = gradients / split.gradients
     on_card = 0.0 if plan.offload_parameters else 1.0 / split.weights
-    temporary = step_temporary_bytes(optimizer, trained_bytes=own_gradients, largest_bytes=trained.largest)
+    temporary = step_temporary_bytes(
+        optimizer,
+        trained_bytes=own_gradients,
+        largest_bytes=trained.largest,
+        largest_itemsize=trained.largest_itemsize,
+    )
     return Standing(
         base=base * on_card,
         adapters=(trained.adapters + frozen) * on_card,
@@ -85,6 +91,7 @@ def tensor_itemsize(t: TrainedTensors, regime: Regime) -> int:
 
 def _sum(tensors: Iterable[TrainedTensors], optimizer: OptimizerSpec, regime: Regime) -> _Trained:
     elements = wider = adapters = gradients = states = largest = 0.0
+    largest_itemsize = FP32_BYTES
     for t in tensors:
         itemsize = tensor_itemsize(t, regime)
         n_bytes = float(t.elements * t.tensors * itemsize)
@@ -96,7 +103,13 @@ def _sum(tensors: Iterable[TrainedTensors], optimizer: OptimizerSpec, regime: Re
         states += state_bytes(
             optimizer, elements=t.elements, tensors=t.tensors, itemsize=itemsize, embedding=t.embedding
         )
-        largest = max(largest, float(t.elements * itemsize))
+        largest, largest_itemsize = max((largest, largest_itemsize), (float(t.elements * itemsize), itemsize))
     return _Trained(
-        elements=elements, wider=wider, adapters=adapters, gradients=gradients, states=states, largest=largest
+        elements=elements,
+        wider=wider,
+        adapters=adapters,
+        gradients=gradients,
+        states=states,
+        largest=largest,
+        largest_itemsize=largest_itemsize,
     )

@@ -53,18 +53,24 @@ class _Stretcher:
         return layer + self.copies - 1 if layer > REPEATED else layer
 
     def _runs(self, mark: Mark, start: int, end: int) -> Iterator[tuple[int, list[int]]]:
-        """Group a span's events by owner: the layer that is running, or else the layer of the storage."""
+        """Group a span's events by owner: the layer that is running, or else the layer of the storage.
+
+        A temporary of one parameter that goes while the next one is at work goes with that one.
+        """
         if mark.layer >= 0:
             yield mark.layer, self.source.events[start:end]
             return
-        owner, run = -1, list[int]()
+        owner, run, born = -1, list[int](), set[int]()
         for event in self.source.events[start:end]:
-            storage = self.source.storages[event if event >= 0 else ~event]
-            if storage.layer != owner and run:
+            index = event if event >= 0 else ~event
+            layer = owner if ~event in born else self.source.storages[index].layer
+            if layer != owner and run:
                 yield owner, run
                 run = []
-            owner = storage.layer
+            owner = layer
             run.append(event)
+            if event >= 0:
+                born.add(event)
         if run:
             yield owner, run
 
