@@ -65,8 +65,10 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
     quantized = 4 if plan.quantization in FOUR_BIT else 8 if plan.quantization == "int8" else 0
     autocast = plan.mixed_precision if plan.mixed_precision is not None else compute < 4
     base = compute if quantized else DTYPE_BYTES[plan.quantization]
-    own_weights = method.trains_base or method.id == "freeze"
-    masters = own_weights and plan.platform == "llamafactory" and plan.sharding in ("none", "ddp")
+    own_weights = method.trains_base or method.trains_layers
+    masters = (
+        own_weights and not method.in_half and plan.platform == "llamafactory" and plan.sharding in ("none", "ddp")
+    )
     trained = 4 if masters else base  # model/adapter.py casts trainable parameters to fp32 unless pure_bf16
     if method.trains_base:
         base = trained

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,14 @@ TINYLLAMA = {
 }  # fmt: skip
 
 BASE = {"method": "lora", "micro_batch_size": 2, "seq_len": 512}
-CHANGES = {"bitfit": {"model": QWEN}, "prefix": {"gradient_checkpointing": "none"}}
-METHODS = {name: CHANGES.get(name, {}) for name in methods()}
+CHANGES = {
+    "bitfit": {"model": QWEN}, "prefix": {"gradient_checkpointing": "none"}, "badam": {"platform": "llamafactory"},
+    "llama_pro": {"platform": "llamafactory", "method_options": {"num_expand": 4}},
+}  # fmt: skip
+PACKAGES = {"galore": "galore_torch", "apollo": "apollo_torch", "badam": "badam"}
+METHODS = {
+    name: CHANGES.get(name, {}) for name in methods() if name not in PACKAGES or find_spec(PACKAGES[name]) is not None
+}
 EIGHT = ("full", "lora", "qlora", "adalora", "bitfit", "prompt", "ptuning", "prefix")
 STRETCHED = {
     "lora": {}, "full-plain": {"method": "full", "gradient_checkpointing": "none"},
