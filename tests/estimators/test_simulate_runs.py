@@ -286,3 +286,21 @@ def test_published_lora_on_t4(found):
 def test_time_and_memory_of_the_simulator(found):
     assert found("published peft-lora").rss < GIB
     assert {len(found(n).timeline) > 100 for n in FAST if n.startswith("method")} == {True}
+
+
+def test_llamafactory_checkpoints_only_what_is_trained():
+    import functools
+
+    import torch
+
+    from estimators.simulate.build import trained_only
+
+    def forward(layer, x):
+        return layer.weight * x
+
+    checkpointed = trained_only(lambda function, *args, **_: ("checkpointed", function(*args)))
+    for trained in (False, True):
+        layer, x = torch.nn.Linear(2, 2).requires_grad_(trained), torch.ones(2)
+        out = checkpointed(functools.partial(forward, layer), x)
+        assert isinstance(out, tuple) is trained
+        assert x.requires_grad is trained
