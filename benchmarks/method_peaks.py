@@ -72,6 +72,16 @@ CASES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ({"method": "miss"}, {"method": "lora", "method_options": MISS}),
     ({"method": "miss", "quantization": "nf4"}, {"method": "qlora", "method_options": MISS}),
     ({"method": "freeze"}, {}),
+    ({"method": "freeze", "platform": "llamafactory"}, {}),
+    ({"method": "loftq"}, {}),
+    ({"method": "galore"}, {}),
+    ({"method": "galore", "platform": "llamafactory"}, {}),
+    ({"method": "apollo"}, {}),
+    ({"method": "badam", "platform": "llamafactory"}, {}),
+    ({"method": "llama_pro", "platform": "llamafactory", "method_options": {"num_expand": 4}}, {}),
+    ({"method": "full", "optimizer": "muon", "platform": "llamafactory"}, {}),
+    ({"method": "full", "optimizer": "adafactor"}, {}),
+    ({"method": "full", "optimizer": "adamw_torch_forloop"}, {}),
 )
 
 
@@ -80,8 +90,8 @@ def grid() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     rows = []
     for (checkpointing, autocast), (case, other) in product(MODES, CASES):
         model = "qwen2" if case["method"] == "bitfit" else "llama"  # one with biases
-        if checkpointing == "full" and case["method"] == "freeze":
-            continue  # the simulated tier asks for the input's gradient, which neither TRL nor LLaMA-Factory does
+        if not autocast and case.get("platform") == "llamafactory" and case["method"] in ("freeze", "llama_pro"):
+            continue  # fp32 layers between 16-bit ones run under autocast only
         fields = {**case, "gradient_checkpointing": checkpointing, "mixed_precision": autocast}
         if get_method(case["method"]).refusal(describe_model(MODELS[model], model), plan_of(model, fields)):
             continue

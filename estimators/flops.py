@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from estimators.methods import Method
-from estimators.methods.freeze import Freeze, split_layers
+from estimators.methods.some_layers import SomeLayers
 from profiles.model import Block, Linear, ModelSpec
 from profiles.plan import Plan
 
@@ -51,9 +51,13 @@ def layer_runs(
     method: Method, model: ModelSpec, plan: Plan, *, checkpointing: bool
 ) -> Iterator[tuple[int, Block, Passes]]:
     """(layers, block, passes) in the model's order; below the first trained layer only the forward pass runs."""
-    if isinstance(method, Freeze):
-        for count, block, trained in split_layers(model, plan):
-            yield count, block, Passes(1, int(checkpointing), 1, 1) if trained else Passes(1, 0, 0, 0)
+    if isinstance(method, SomeLayers):
+        reached = False
+        for count, block, trained in method.split_layers(method.extended(model, plan), plan):
+            reached = reached or trained
+            backward = Passes(1, int(checkpointing), 1, int(trained))
+            if count:
+                yield count, block, backward if reached else Passes(1, 0, 0, 0)
         return
     passes = layer_passes(method, checkpointing=checkpointing)
     for group in model.layers:

@@ -47,6 +47,7 @@ class LayerProfile:
     forward: tuple[Line, ...]
     backward: tuple[Line, ...]
     left: float
+    checkpointed: bool = False
 
 
 def profile_layer(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> LayerProfile:
@@ -89,7 +90,9 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
     tape.backward()
     lines = [*((a + pending[0], b + pending[1]) for a, b in again), *tape.envelope()]
     kept = 0.0 if regime.reentrant or regime.quantized != 8 else _kept_past_checkpoints(block, regime)
-    return LayerProfile(saved=(kept, 0.0), forward=(), backward=upper_envelope(lines), left=tape.constant)
+    return LayerProfile(
+        saved=(kept, 0.0), forward=(), backward=upper_envelope(lines), left=tape.constant, checkpointed=True
+    )
 
 
 def _kept_past_checkpoints(block: Block, regime: Regime) -> float:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 from estimators.answer import Component, ComponentName, MemoryEstimate, Phase, PhaseName
-from estimators.layer import profile_layer
+from estimators.layer import LayerProfile, profile_layer
 from estimators.layer_ops import FLASH_ROW_BLOCK
 from estimators.logits import TRL_TOKEN_TILE, HeadProfile, profile_head
 from estimators.margins import allocated_interval, reserved_interval
@@ -70,12 +70,12 @@ class MemoryModel:
         reason = method.refusal(model, plan)
         if reason is not None:
             raise UnsupportedError(reason)
-        self.model = model
+        self.trainable_parameters = method.trainable_parameters(model, plan)
+        self.model = model = method.extended(model, plan)
         self.method = method
         self.regime = resolve_regime(plan, model, gpu)
         self.seq_len = plan.seq_len + (plan.num_virtual_tokens if method.adds_tokens else 0)
         self.standing = standing_bytes(plan, model, method, self.regime, workspace_bytes(gpu))
-        self.trainable_parameters = method.trainable_parameters(model, plan)
         self.setup = layer_setup(method, model, plan, self.regime)
         length = _length_class(self.regime, self.seq_len, bool(self.setup.prefix_tokens))
         runs = layer_runs(method, model, plan, self.regime)
@@ -97,7 +97,7 @@ class MemoryModel:
         checkpoint = float(standing.checkpoints * regime.residual * model.hidden_size * tokens)
         saved = self._encoder_copies + sum(count * _point(p.saved, tokens) for count, p in self._layers)
         if regime.checkpointing and not regime.offload_checkpoints:
-            saved += sum(count for count, _ in self._layers) * checkpoint
+            saved += sum(count for count, p in self._layers if p.checkpointed) * checkpoint
         fixed: Parts = [
             ("base_weights", standing.base),
             ("adapter_weights", standing.adapters),
@@ -163,13 +163,28 @@ class MemoryModel:
     ) -> Parts:
         """The worst layer's backward, at the top (all others' tensors alive) or the bottom (all gradients there)."""
         head_left = self._head(tokens).left
+
+        def alive_of(p: LayerProfile) -> float:
+            kept = 0.0 if self.regime.offload_checkpoints or not p.checkpointed else checkpoint
+            return kept + _point(p.saved, tokens)
+
         total_left = head_left + sum(count * p.left for count, p in self._layers)
         candidates: list[Parts] = []
-        for _, profile in self._layers:
-            own = checkpoint if self.regime.checkpointing else _point(profile.saved, tokens)
+        below = saved - sum(count * alive_of(p) for count, p in self._layers)
+        done = 0.0
+        for count, profile in self._layers:
+            own = checkpoint if profile.checkpointed else _point(profile.saved, tokens)
             peak = _at(profile.backward, tokens)
-            working = peak if self.regime.checkpointing else peak - own
+            working = peak if profile.checkpointed else peak - own
             ends = ((saved, head_left), (min(saved, own), total_left - profile.left))
+            if self.method.trains_layers:  # which layers lie below this one is known
+                done += count * profile.left
+                top = below + count * alive_of(profile)
+                ends = (
+                    (top, total_left - done),
+                    (below + alive_of(profile), total_left - done + (count - 1) * profile.left),
+                )
+                below = top
             candidates.extend(
                 [
                     *fixed,

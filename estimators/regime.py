@@ -16,8 +16,8 @@ from profiles.scheme import DTYPE_BYTES
 
 Kernel = Literal["flash", "efficient", "math", "eager"]
 
-# Model types whose transformers 5.23 classes say `_supports_sdpa = False`: attention is written out in Python. Gemma 2 and
-# gpt-oss are others, known by their soft cap and sinks.
+# Model types whose transformers 5.23 classes say `_supports_sdpa = False`: attention is written out in Python. Gemma 2
+# and gpt-oss are others, known by their soft cap and sinks.
 WITHOUT_SDPA = frozenset({"bloom", "deberta-v2", "gpt_neo", "gptj"})
 FLASH_MAX_HEAD_DIM = 256  # aten/native/transformers/cuda/sdp_utils.cpp: check_head_dim_size_flash
 FLASH_MIN_CAPABILITY = (8, 0)  # check_flash_attention_hardware_support
@@ -68,8 +68,10 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
     quantized = 4 if plan.quantization in FOUR_BIT else 8 if plan.quantization == "int8" else 0
     autocast = plan.mixed_precision if plan.mixed_precision is not None else compute < 4
     base = compute if quantized else DTYPE_BYTES[plan.quantization]
-    own_weights = method.trains_base or method.id == "freeze"
-    masters = own_weights and plan.platform == "llamafactory" and plan.sharding in ("none", "ddp")
+    own_weights = method.trains_base or method.trains_layers
+    masters = (
+        own_weights and not method.in_half and plan.platform == "llamafactory" and plan.sharding in ("none", "ddp")
+    )
     trained = 4 if masters else base  # model/adapter.py casts trainable parameters to fp32 unless pure_bf16
     if method.trains_base:
         base = trained

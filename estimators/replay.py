@@ -12,7 +12,6 @@ from estimators.interval import Interval
 from estimators.layer import input_width, run_layer
 from estimators.logits import run_head
 from estimators.memory import MemoryModel, estimate_memory, memory_model
-from estimators.optimizer_states import state_bytes
 from estimators.overhead import context_bytes, device_interval
 from estimators.regime import Regime
 from estimators.tape import Buffer, Tape, Tensor
@@ -143,10 +142,10 @@ def replay(plan: Plan, model: ModelSpec, gpu: GpuSpec, *, limit: int | None = No
 
 class _Run:
     def __init__(self, plan: Plan, model: ModelSpec, memory: MemoryModel, tape: _ReplayTape) -> None:
-        self.plan, self.model, self.memory, self.tape = plan, model, memory, tape
+        self.plan, self.model, self.memory, self.tape = plan, memory.model, memory, tape
         self.regime: Regime = memory.regime
         self.tokens = plan.micro_batch_size * memory.seq_len
-        self.blocks: list[Block] = [g.block for g in model.layers for _ in range(g.count)]
+        self.blocks: list[Block] = [g.block for g in self.model.layers for _ in range(g.count)]
         self.trained = list(memory.method.trained(model, plan))
         self.logits: Tensor | None = None
 
@@ -259,6 +258,6 @@ class _Run:
         optimizer = get_optimizer(self.plan.optimizer)
         for t in self.trained:
             itemsize = self.regime.trained if t.in_base else self.regime.adapter
-            n_bytes = state_bytes(optimizer, elements=t.elements, tensors=1, itemsize=itemsize, embedding=t.embedding)
+            n_bytes = self.memory.method.state_bytes(t, optimizer, itemsize) / t.tensors
             for _ in range(t.tensors * max(optimizer.state_tensors, 1)):
                 self.tape.take(n_bytes / max(optimizer.state_tensors, 1))

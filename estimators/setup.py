@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 from estimators.layer import LayerSetup
 from estimators.methods import Method
-from estimators.methods.freeze import split_layers
 from estimators.methods.saved_modules import saves_head
+from estimators.methods.some_layers import SomeLayers
 from estimators.regime import Regime
 from profiles.model import Block, ModelSpec
 from profiles.plan import Plan
@@ -48,31 +48,44 @@ def _finds_gradients(method: Method, model: ModelSpec, plan: Plan, regime: Regim
     from AdaLoRA's orthogonal penalty, which PEFT adds to the model's own loss and whose backward runs first."""
     if method.id == "adalora" and regime.loss == "full":
         return True
-    large = method.trains_base or method.id == "freeze" or saves_head(model, plan)
+    large = method.trains_base or method.trains_layers or saves_head(model, plan)
     return large and (plan.gradient_accumulation_steps > 1 or not plan.zero_grad_set_to_none)
 
 
 def layer_runs(method: Method, model: ModelSpec, plan: Plan, regime: Regime) -> list[LayerRun]:
     """All layers with what the method does to them, in the model's order."""
     setup = layer_setup(method, model, plan, regime)
-    if method.id != "freeze":
-        return [LayerRun(g.count, g.block, regime, setup) for g in model.layers]
-    return _frozen_below(model, plan, regime, setup)
+    if isinstance(method, SomeLayers):
+        return _some_trained(method, model, plan, regime, setup)
+    return [LayerRun(g.count, g.block, regime, setup) for g in model.layers]
 
 
-def _frozen_below(model: ModelSpec, plan: Plan, regime: Regime, setup: LayerSetup) -> list[LayerRun]:
-    """Layers that nothing is kept of, then the trained ones, the first of which passes no gradient on."""
+def _some_trained(
+    method: SomeLayers, model: ModelSpec, plan: Plan, regime: Regime, setup: LayerSetup
+) -> list[LayerRun]:
+    """Layers that nothing is kept of, then trained ones, the first of which passes no gradient on, and frozen ones
+    between them.
+
+    Under gradient checkpointing transformers 5.23 (activation_checkpointing_enable) makes the embedding's output
+    require a gradient, so that backward reaches every layer; LLaMA-Factory checkpoints only layers that hold something
+    trained (model_utils/checkpointing.py).
+    """
     runs: list[LayerRun] = []
     own = replace(regime, base=regime.trained, rest=regime.trained)
-    below = True
-    for count, block, is_trained in split_layers(model, plan):
-        if not is_trained:
+    checkpointed = regime.checkpointing and plan.platform != "llamafactory"
+    below = not checkpointed
+    for count, block, is_trained in method.split_layers(model, plan):
+        if not is_trained and below:
             runs.append(LayerRun(count, block, regime, replace(setup, input_requires_grad=False), reached=False))
+            continue
+        if not is_trained:
+            runs.append(LayerRun(count, block, replace(regime, checkpointing=checkpointed), setup))
             continue
         trained = replace(setup, trains_weights=True)
         if below:
-            runs.append(LayerRun(1, block, own, replace(trained, input_requires_grad=False)))
+            lowest = replace(trained, input_requires_grad=False)
+            runs.append(LayerRun(1, block, own, lowest))
             count, below = count - 1, False
         if count:
             runs.append(LayerRun(count, block, own, trained))
-    return runs
+    return [run for run in runs if run.count]

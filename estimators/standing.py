@@ -1,10 +1,8 @@
 """What lies on one card whatever the batch: weights, gradients, optimizer states, workspaces, sharded or not."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from estimators.methods import Method, TrainedTensors
-from estimators.optimizer_states import state_bytes, step_temporary_bytes
 from estimators.regime import Regime
 from estimators.sharding import shares
 from estimators.weights import base_weight_bytes, largest_load_bytes
@@ -42,14 +40,13 @@ class _Trained:
     adapters: float
     gradients: float
     states: float
-    largest: float
-    largest_itemsize: int
+    temporary: float
 
 
 def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime, workspace: float) -> Standing:
     """Weights, gradients and optimizer states of one card."""
     optimizer = get_optimizer(plan.optimizer)
-    trained = _sum(method.trained(model, plan), optimizer, regime)
+    trained = _sum(method, model, plan, optimizer, regime)
     split = shares(plan, model, regime, trains_base=method.trains_base, trained=trained.elements)
     base = base_weight_bytes(model, regime) + trained.wider
     frozen = float(method.frozen_elements(model, plan) * regime.adapter)
@@ -62,12 +59,7 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
         states = trained.elements * optimizer.state_tensors * FP32_BYTES  # DeepSpeed's states are fp32
     own_gradients = gradients / split.gradients
     on_card = 0.0 if plan.offload_parameters else 1.0 / split.weights
-    temporary = step_temporary_bytes(
-        optimizer,
-        trained_bytes=own_gradients,
-        largest_bytes=trained.largest,
-        largest_itemsize=trained.largest_itemsize,
-    )
+    temporary = trained.temporary * (FP32_BYTES / regime.trained if split.upcast else 1.0) / split.gradients
     return Standing(
         base=base * on_card,
         adapters=(trained.adapters + frozen) * on_card,
@@ -89,27 +81,18 @@ def tensor_itemsize(t: TrainedTensors, regime: Regime) -> int:
     return regime.trained if t.in_base else regime.adapter
 
 
-def _sum(tensors: Iterable[TrainedTensors], optimizer: OptimizerSpec, regime: Regime) -> _Trained:
-    elements = wider = adapters = gradients = states = largest = 0.0
-    largest_itemsize = FP32_BYTES
-    for t in tensors:
-        itemsize = tensor_itemsize(t, regime)
+def _sum(method: Method, model: ModelSpec, plan: Plan, optimizer: OptimizerSpec, regime: Regime) -> _Trained:
+    tensors = [(t, tensor_itemsize(t, regime)) for t in method.trained(model, plan)]
+    elements = wider = adapters = gradients = states = 0.0
+    for t, itemsize in tensors:
         n_bytes = float(t.elements * t.tensors * itemsize)
         elements += t.elements * t.tensors
         own = t.in_base and not t.is_copy
         adapters += 0.0 if own else n_bytes
         wider += float(t.elements * t.tensors * (regime.trained - regime.base)) if own else 0.0
         gradients += n_bytes
-        states += state_bytes(
-            optimizer, elements=t.elements, tensors=t.tensors, itemsize=itemsize, embedding=t.embedding
-        )
-        largest, largest_itemsize = max((largest, largest_itemsize), (float(t.elements * itemsize), itemsize))
+        states += method.state_bytes(t, optimizer, itemsize)
+    temporary = method.step_temporary_bytes(tensors, optimizer)
     return _Trained(
-        elements=elements,
-        wider=wider,
-        adapters=adapters,
-        gradients=gradients,
-        states=states,
-        largest=largest,
-        largest_itemsize=largest_itemsize,
+        elements=elements, wider=wider, adapters=adapters, gradients=gradients, states=states, temporary=temporary
     )

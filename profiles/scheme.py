@@ -34,8 +34,9 @@ class OptimizerSpec(Record):
     """State bytes per trained parameter, and what the step needs on top.
 
     `state_bytes` are per parameter, `None` meaning that each of `state_tensors` takes the parameter's own dtype.
-    `step_temporary` is how many parameter-sized temporaries the step holds (foreach: 1, fused: 0);
-    `fp32_temporaries` how many fp32 tensors of the largest parameter, two more where that is not fp32 itself.
+    `step_temporary` is how many temporaries of all parameters' size the step holds (foreach: 1, fused: 0),
+    `loop_temporary` how many of the largest parameter's (optimizers that walk through them one by one), in fp32 where
+    `works_in_fp32`. `matrix_state_tensors`: states of matrices inside the layers where those are fewer (Muon).
     """
 
     id: str
@@ -44,7 +45,9 @@ class OptimizerSpec(Record):
     state_tensors: int = Field(ge=0)
     state_bytes: NonNegativeFloat | None = None
     step_temporary: NonNegativeFloat = 0.0
-    fp32_temporaries: int = Field(0, ge=0)
+    loop_temporary: NonNegativeFloat = 0.0
+    works_in_fp32: bool = False
+    matrix_state_tensors: int | None = Field(None, ge=0)
     paged: bool = False  # states live in managed memory, outside the caching allocator
     small_tensor_limit: int = Field(0, ge=0)  # tensors below this many elements keep fp32 states
     block_size: int = Field(0, ge=0)  # 8-bit states: one absmax (fp32) a block and state

@@ -114,6 +114,8 @@ def _fixed_refusal(plan: Plan) -> str | None:
         return "gradient_checkpointing 'unsloth' exists in Unsloth only"
     if plan.loss_kernel not in (None, "fused"):
         return f"TRL 1.16 always computes the loss from a fused LM head, never from {plan.loss_kernel} logits"
+    if plan.optimizer in ("muon", "adamw_torch_forloop"):
+        return f"transformers 5.23 has no optim named {plan.optimizer}"
     if plan.keep_outputs:
         return "TRL's trainer does not keep the model's outputs"
     if not plan.zero_grad_set_to_none:

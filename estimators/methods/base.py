@@ -1,11 +1,13 @@
 """Method: what a fine-tuning method trains, what it adds to the model, and what it cannot be combined with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from estimators.optimizer_states import state_bytes, step_temporary_bytes
 from profiles.errors import InvalidInputError
 from profiles.model import Linear, ModelSpec, Norm
 from profiles.plan import QUANTIZED, Plan
+from profiles.scheme import OptimizerSpec
 
 # The eight that advice weighs against each other; the others can be estimated.
 FRAMEWORK = ("adalora", "bitfit", "full", "lora", "prefix", "prompt", "ptuning", "qlora")
@@ -14,13 +16,17 @@ FRAMEWORK = ("adalora", "bitfit", "full", "lora", "prefix", "prompt", "ptuning",
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedTensors:
     """`tensors` equal parameters of `elements` each. `in_base`: they are the base model's own, in its dtype.
-    `embedding`: a lookup table, whose states some optimizers keep in fp32. `is_copy`: they stand beside frozen ones."""
+    `embedding`: a lookup table, whose states some optimizers keep in fp32. `is_copy`: they stand beside frozen ones.
+    `columns`: of a weight matrix inside the layers (0: no such matrix). `rank`: what its gradient is projected to (0:
+    it is not)."""
 
     elements: int
     tensors: int
     in_base: bool = False
     embedding: bool = False
     is_copy: bool = False
+    columns: int = 0
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +42,16 @@ class Method:
     """One fine-tuning method. Subclasses stand in one file each and override what differs.
 
     `trains_base`: base weights get gradients. `adds_tokens`: virtual tokens run through every layer with the input;
-    `adds_keys`: they stand in the attention's keys and values only.
+    `adds_keys`: they stand in the attention's keys and values only. `trains_layers`: some layers, whole
+    (methods/some_layers.py). `in_half`: its own weights stay in the base's dtype on every platform.
     """
 
     id: str
     title: str
     peft_type: str | None = None
     trains_base = False
+    trains_layers = False
+    in_half = False
     needs_quantized_base = False
     adds_tokens = False
     adds_keys = False
@@ -76,6 +85,29 @@ class Method:
     def trains_norm(self, norm: Norm, model: ModelSpec, plan: Plan) -> bool:
         """Whether this norm is trained though the weights beside it are not."""
         return False
+
+    def extended(self, model: ModelSpec, plan: Plan) -> ModelSpec:
+        """The model that is loaded: `model` itself, unless the method adds layers to it."""
+        return model
+
+    def state_bytes(self, t: TrainedTensors, optimizer: OptimizerSpec, itemsize: int) -> float:
+        """Bytes that the optimizer keeps for `t`, whose elements take `itemsize` bytes."""
+        return state_bytes(
+            optimizer,
+            elements=t.elements,
+            tensors=t.tensors,
+            itemsize=itemsize,
+            embedding=t.embedding,
+            columns=t.columns,
+        )
+
+    def step_temporary_bytes(self, trained: Sequence[tuple[TrainedTensors, int]], optimizer: OptimizerSpec) -> float:
+        """What the optimizer's step makes beside gradients and states. `trained`: tensors and bytes an element."""
+        return step_temporary_bytes(
+            optimizer,
+            trained_bytes=sum(float(t.elements * t.tensors * itemsize) for t, itemsize in trained),
+            sizes=[(t.elements, t.tensors, itemsize, t.columns) for t, itemsize in trained],
+        )
 
     def trainable_parameters(self, model: ModelSpec, plan: Plan) -> int:
         """Elements of all trained tensors."""

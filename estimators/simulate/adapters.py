@@ -6,6 +6,8 @@ import torch
 
 from estimators.methods import get_method
 from estimators.methods.adalora import initial_rank
+from estimators.methods.full import Full
+from estimators.methods.some_layers import SomeLayers
 from estimators.regime import Regime
 from profiles.errors import InvalidInputError, UnsupportedError
 from profiles.model import ModelSpec
@@ -20,14 +22,15 @@ WITH_RANK = frozenset({"LORA", "LOHA", "LOKR", "VERA", "MISS"})
 
 def wrap(model: Any, plan: Plan, spec: ModelSpec, regime: Regime) -> Any:
     """Return the model with what `plan.method` trains, and nothing else, requiring gradients."""
-    if plan.method == "full" and "peft_type" not in plan.method_options:
+    method = get_method(plan.method)
+    if isinstance(method, Full) and "peft_type" not in plan.method_options:
         return model
     if plan.method == "bitfit":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.endswith("bias"))
         return model
-    if plan.method == "freeze":
-        return _freeze(model, plan, spec)
+    if isinstance(method, SomeLayers):
+        return _some_layers(model, method, plan, spec, regime)
     import peft
 
     config = peft_config(plan, spec)
@@ -101,11 +104,12 @@ def _make(kind: Any, options: dict[str, Any]) -> Any:
         raise InvalidInputError("method_options", f"{kind.__name__} does not take them: {error}") from error
 
 
-def _freeze(model: Any, plan: Plan, spec: ModelSpec) -> Any:
-    """LLaMA-Factory's freeze: only the last n layers are trained."""
-    trained = int(plan.method_options.get("freeze_trainable_layers", 2))
-    first = spec.num_hidden_layers - trained
+def _some_layers(model: Any, method: SomeLayers, plan: Plan, spec: ModelSpec, regime: Regime) -> Any:
+    """Only some layers are trained; LLaMA-Factory casts those to fp32 (model/adapter.py _setup_freeze_tuning)."""
+    trained = [is_trained for count, _, is_trained in method.split_layers(spec, plan) for _ in range(count)]
     for name, parameter in model.named_parameters():
         numbers = [int(part) for part in name.split(".") if part.isdigit()]
-        parameter.requires_grad_(bool(numbers) and numbers[0] >= first)
+        parameter.requires_grad_(bool(numbers) and trained[numbers[0]])
+        if parameter.requires_grad and regime.trained > regime.base:
+            parameter.data = parameter.data.to(torch.float32)
     return model

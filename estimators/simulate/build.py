@@ -1,11 +1,14 @@
 """The model of a job on the fake device: loaded, wrapped, prepared for checkpointing, with its optimizer."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
+from estimators.methods import get_method
 from estimators.regime import Regime
 from estimators.simulate.adapters import cast_adapters, wrap
 from estimators.simulate.job import Job
@@ -32,8 +35,9 @@ class Built:
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
                 by_layer[layer_index(name, self.layers)] += parameter.numel()
-        here = max((i for i in by_layer if i is not None), default=0)
-        return sum(by_layer.values()) + max(0, num_layers - here - 1) * by_layer[here]
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        here = len(base.get_submodule(self.layers))
+        return sum(by_layer.values()) + (num_layers - here) * by_layer[here - 1]
 
 
 def build(job: Job, regime: Regime, tracker: Tracker, *, num_layers: int) -> Built:
@@ -51,7 +55,7 @@ def build(job: Job, regime: Regime, tracker: Tracker, *, num_layers: int) -> Bui
         num_layers=spec.num_hidden_layers,
         moved=job.load == "to" and plan.quantization not in QUANTIZED,
     )
-    model = _checkpointing(_kbit(model, plan), regime)
+    model = _checkpointing(_kbit(model, plan), plan, regime)
     model = wrap(model, plan, spec, regime)
     model.train()
     _name_parameters(model, plan, layers, tracker)
@@ -60,8 +64,8 @@ def build(job: Job, regime: Regime, tracker: Tracker, *, num_layers: int) -> Bui
     trained = tuple(p for p in model.parameters() if p.requires_grad)
     if not trained:
         raise UnsupportedError(f"{plan.method} trains no parameter of {spec.name}")
-    if regime.checkpointing and plan.method != "full":
-        model.enable_input_require_grads()
+    if regime.checkpointing and (plan.platform != "llamafactory" or hasattr(model, "get_base_model")):
+        model.enable_input_require_grads()  # transformers 5.23 with checkpointing; LLaMA-Factory leaves it to PEFT
     _mark_layers(model, layers, tracker)
     return Built(model, trained, layers)
 
@@ -133,15 +137,35 @@ def _kbit(model: Any, plan: Plan) -> Any:
     return peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
-def _checkpointing(model: Any, regime: Regime) -> Any:
+def _checkpointing(model: Any, plan: Plan, regime: Regime) -> Any:
     """Gradient checkpointing of the kind that the platform asks for."""
-    if regime.checkpointing:
+    if regime.checkpointing and plan.platform == "llamafactory":
+        checkpoint = partial(torch.utils.checkpoint.checkpoint, use_reentrant=regime.reentrant)
+        model._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=trained_only(checkpoint))
+    elif regime.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": regime.reentrant})
     return model
 
 
+def trained_only(checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """LLaMA-Factory 0.9.5 model_utils/checkpointing.py get_custom_gradient_checkpointing_func: a layer that holds
+    nothing trained runs plainly; of the others the first float argument is made to require a gradient."""
+
+    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if not any(p.requires_grad for p in function.args[0].parameters()):  # partial(forward, layer, ...)
+            return function(*args, **kwargs)
+        for x in args:
+            if isinstance(x, torch.Tensor) and x.is_floating_point():
+                x.requires_grad_(True)
+                break
+        return checkpoint(function, *args, **kwargs)
+
+    return call
+
+
 def _name_parameters(model: Any, plan: Plan, layers: str, tracker: Tracker) -> None:
-    base_trains = plan.method in ("full", "bitfit", "freeze")
+    method = get_method(plan.method)
+    base_trains = method.trains_base or method.trains_layers
     for name, parameter in model.named_parameters():
         label = "adapter_weights" if parameter.requires_grad and not base_trains else "base_weights"
         index = layer_index(name, layers)

@@ -100,7 +100,13 @@ def _foreach_norm(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, 
     return (4 * len(tensors) * chunks,)
 
 
+def _svd(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    """cuda/linalg/BatchLinearAlgebraLib.cpp: a column-major copy that is destroyed; cuSOLVER's workspace is unknown."""
+    return (args[0].numel() * args[0].dtype.itemsize,)
+
+
 _RULES = {
+    "aten::_linalg_svd": _svd,
     "aten::_scaled_dot_product_flash_attention_backward": _flash_backward,
     "aten::_scaled_dot_product_efficient_attention_backward": _efficient_backward,
     "aten::_softmax_backward_data": _softmax_backward,

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from estimators.simulate.low_rank import block_optimizer, projected_optimizer
+from estimators.simulate.muon import Muon
 from profiles.errors import UnsupportedError
 from profiles.plan import Plan
 
@@ -28,6 +30,12 @@ def make_optimizer(plan: Plan, model: torch.nn.Module) -> Any:
     parameters: Any = [p for p in model.parameters() if p.requires_grad]
     settings: dict[str, Any] = {"lr": plan.learning_rate or 1e-4, "weight_decay": plan.weight_decay}
     name = plan.optimizer
+    if plan.method in ("galore", "apollo"):
+        return projected_optimizer(plan, model, settings)
+    if plan.method == "badam":
+        return block_optimizer(make_optimizer(plan.replace(method="full"), model), model)
+    if name == "muon":
+        return Muon(model.named_parameters())
     if name == "adamw_torch":
         return torch.optim.AdamW(parameters, **settings)
     if name == "adamw_torch_fused":

@@ -24,6 +24,8 @@ DEFAULT_CAPABILITY = (8, 0)
 BY_LAYER = frozenset(
     {"LORA", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3", "LN_TUNING", "HRA", "MISS", "PROMPT_TUNING", "P_TUNING"}
 )
+# Their last parameter's update goes at different points of the next one's turn: all layers are traced
+LOOPED = frozenset({"adafactor", "apollo"})
 
 
 class SimulationError(AdviseError):
@@ -48,6 +50,7 @@ def run_job(job: Job) -> Simulation:
     """
     started = time.perf_counter()
     refuse(job)
+    job = job.replace(model=get_method(job.plan.method).extended(job.model, job.plan))
     layers = job.model.num_hidden_layers
     traced = BASE_LAYERS if job.layers == "extrapolate" and layers > BASE_LAYERS and _uniform(job) else layers
     trace, trainable = trace_run(job, traced)
@@ -129,7 +132,9 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
 
 def _uniform(job: Job) -> bool:
     """Whether all layers are alike, and so are what the method adds to them: then some can stand for all."""
-    if len(job.model.layers) != 1 or job.model.kind == "encoder-decoder" or job.plan.method == "freeze":
+    if len(job.model.layers) != 1 or job.model.kind == "encoder-decoder" or get_method(job.plan.method).trains_layers:
+        return False
+    if job.plan.optimizer in LOOPED or job.plan.method in LOOPED:
         return False
     method = job.plan.method_options.get("peft_type") or get_method(job.plan.method).peft_type
     if method is not None and method not in BY_LAYER:

@@ -66,8 +66,15 @@ def test_the_cells_cover_all_methods() -> None:
     others = sorted(set(methods()) - METHODS)
     assert others
     for name in others:
+        options = {"num_expand": 1} if name == "llama_pro" else {}
         with pytest.raises(UnsupportedError, match="not emitted"):
-            emit(plan(name, "fp32"), MODEL, SOURCE)
+            emit(plan(name, "fp32", method_options=options), MODEL, SOURCE)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw_torch_forloop"])
+def test_optimizers_that_transformers_does_not_name_are_refused(optimizer: str) -> None:
+    with pytest.raises(UnsupportedError, match="no optim named"):
+        emit(plan("full", optimizer=optimizer), MODEL, SOURCE)
 
 
 @pytest.mark.platform

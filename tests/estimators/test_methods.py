@@ -18,7 +18,13 @@ from profiles.gpu import Hardware
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 
-SHARED = {"base", "linear_adapter", "saved_modules"}  # files of the folder that hold no method
+SHARED = {
+    "base",
+    "linear_adapter",
+    "projected",
+    "saved_modules",
+    "some_layers",
+}  # files of the folder that hold no method
 SIZES: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "vocab_size": 100, "max_position_embeddings": 128,
@@ -53,7 +59,7 @@ def test_the_registry_is_the_folder() -> None:
     files = {p.stem for p in folder.glob("*.py")} - {"__init__"}
     assert set(methods()) == files - SHARED
     assert all(get_method(name).id == name for name in methods())
-    assert len(methods()) == 21
+    assert len(methods()) == 26
 
 
 def test_the_framework_has_eight() -> None:
@@ -90,6 +96,12 @@ def test_unknown_method_suggests() -> None:
         ("fourierft", {"target_modules": ["q_proj"], "method_options": {"n_frequency": 5000}}, "fewer elements"),
         ("ln_tuning", {"quantization": "nf4"}, "without adapters"),
         ("freeze", {"quantization": "nf4"}, "cannot be trained"),
+        ("loftq", {"quantization": "nf4"}, "float weights"),
+        ("galore", {"quantization": "nf4"}, "cannot be trained"),
+        ("galore", {"optimizer": "sgd"}, "no such form"),
+        ("apollo", {"n_gpus": 2, "sharding": "fsdp2"}, "whole gradients"),
+        ("badam", {"n_gpus": 2, "sharding": "ddp"}, "ZeRO-3"),
+        ("llama_pro", {"method_options": {"num_expand": 2}}, "does not divide the 3 layers"),
         ("freeze", {"method_options": {"freeze_trainable_layers": 4}}, "layers 1 to 3"),
         ("freeze", {"method_options": {"freeze_trainable_layers": 0}}, "layers 1 to 3"),
         ("loha", {"model": "gpt2"}, "Conv1D"),
@@ -180,7 +192,7 @@ def test_trainable_parameters_are_peft_s() -> None:
                 seen.add(method)
                 cases += 1
     assert seen == set(methods())
-    assert cases == 74
+    assert cases == 89
 
 
 def _options(method: str) -> list[dict[str, Any]]:
@@ -189,6 +201,7 @@ def _options(method: str) -> list[dict[str, Any]]:
         "oft": [{"r": 4, "oft_block_size": 0}, {"block_share": True}],
         "lokr": [{"decompose_factor": 4}, {"decompose_both": True}],
         "freeze": [{"freeze_trainable_layers": 1}],
+        "llama_pro": [{"num_expand": 3}],
     }
     return [{}, *more.get(method, [])]
 
@@ -202,7 +215,8 @@ def _wrapped(name: str, asked: Plan, model: ModelSpec) -> Any:
     from estimators.regime import resolve_regime
     from estimators.simulate.adapters import wrap
 
-    config = AutoConfig.for_model(**CONFIGS[name])
+    model = get_method(asked.method).extended(model, asked)
+    config = AutoConfig.for_model(**model.config)
     base = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     if asked.method == "miss":
         return peft.get_peft_model(base, peft.MissConfig(r=asked.lora_rank, target_modules="all-linear"))

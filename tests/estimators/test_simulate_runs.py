@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,14 @@ TINYLLAMA = {
 }  # fmt: skip
 
 BASE = {"method": "lora", "micro_batch_size": 2, "seq_len": 512}
-CHANGES = {"bitfit": {"model": QWEN}, "prefix": {"gradient_checkpointing": "none"}}
-METHODS = {name: CHANGES.get(name, {}) for name in methods()}
+CHANGES = {
+    "bitfit": {"model": QWEN}, "prefix": {"gradient_checkpointing": "none"}, "badam": {"platform": "llamafactory"},
+    "llama_pro": {"platform": "llamafactory", "method_options": {"num_expand": 4}},
+}  # fmt: skip
+PACKAGES = {"galore": "galore_torch", "apollo": "apollo_torch", "badam": "badam"}
+METHODS = {
+    name: CHANGES.get(name, {}) for name in methods() if name not in PACKAGES or find_spec(PACKAGES[name]) is not None
+}
 EIGHT = ("full", "lora", "qlora", "adalora", "bitfit", "prompt", "ptuning", "prefix")
 STRETCHED = {
     "lora": {}, "full-plain": {"method": "full", "gradient_checkpointing": "none"},
@@ -279,3 +286,21 @@ def test_published_lora_on_t4(found):
 def test_time_and_memory_of_the_simulator(found):
     assert found("published peft-lora").rss < GIB
     assert {len(found(n).timeline) > 100 for n in FAST if n.startswith("method")} == {True}
+
+
+def test_llamafactory_checkpoints_only_what_is_trained():
+    import functools
+
+    import torch
+
+    from estimators.simulate.build import trained_only
+
+    def forward(layer, x):
+        return layer.weight * x
+
+    checkpointed = trained_only(lambda function, *args, **_: ("checkpointed", function(*args)))
+    for trained in (False, True):
+        layer, x = torch.nn.Linear(2, 2).requires_grad_(trained), torch.ones(2)
+        out = checkpointed(functools.partial(forward, layer), x)
+        assert isinstance(out, tuple) is trained
+        assert x.requires_grad is trained
