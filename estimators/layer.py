@@ -96,17 +96,17 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
 
 
 def _kept_past_checkpoints(block: Block, regime: Regime) -> float:
-    """Bytes a token that non-reentrant checkpointing cannot drop: MatMul8bitLt keeps its input and the input's codes in
-    `ctx.tensors` rather than by save_for_backward (bitsandbytes autograd/_functions.py). Linears that read the same
-    tensor keep it once.
+    """Bytes a token that non-reentrant checkpointing cannot drop: MatMul8bitLt keeps its input in `ctx.tensors` rather
+    than by save_for_backward (bitsandbytes autograd/_functions.py). Linears that read the same tensor keep it once.
     """
     readers = {"q": "qkv", "k": "qkv", "v": "qkv", "q_a": "qkv", "kv_a": "qkv", "gate": "up", "gate_up": "up"}
-    widths = {
+    kept = {
         (readers.get(lin.role, lin.role), lin.shared_expert): lin.in_features
+        * (regime.compute if lin.role == "o" and regime.autocast else regime.residual)
         for lin in block.linears
         if is_quantized(lin, regime)
     }
-    return float(sum(widths.values()) * (regime.compute + ops.INT8))
+    return float(sum(kept.values()))
 
 
 def run_layer(tape: Tape, x: Tensor, block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Tensor:

@@ -15,6 +15,7 @@ from profiles.model import Attention, Linear, Norm
 
 FP32 = 4
 INT8 = 1
+FP16 = 2
 BNB_BLOCK = 64  # bitsandbytes' blocksize of 4-bit weights: one absmax (fp32) each
 PARAMETER = Buffer(0.0, 0.0)  # a frozen weight that a product saves: no bytes of its own, but backward reads it
 FLASH_ROW_BLOCK = 128  # flash backward rounds rows to 128 and head_dim to 32 (64 above 128)
@@ -111,19 +112,18 @@ def _linear_bnb(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
         out = tape.cast(y, x.itemsize)
         tape.drop(y)
         return out
-    # int8: the input is kept for the outlier path, its codes with it; backward dequantises CB (copy, then in place)
-    xc = cast_for_matmul(scope, x)
-    codes = tape.alloc(xc.width * INT8)
-    tape.scratch(xc.width * 2)  # the fp16 copy that is quantised
+    # int8: the input is kept as it came; backward dequantises CB into the input's dtype (copy, then in place)
+    half = 0 if regime.compute_dtype == "fp16" and x.itemsize == regime.compute else FP16
+    tape.scratch(x.width * half)  # what is quantised
+    codes = tape.alloc(x.width * INT8)
     y = tape.op(
-        xc,
+        x,
         width=lin.out_features * tokens,
-        itemsize=xc.itemsize,
-        saved=[xc.buffer, codes],
-        scratch=(0.0, xc.itemsize * weight),
+        itemsize=x.itemsize,
+        saved=[x.buffer],
+        scratch=(0.0, x.itemsize * weight),
     )
     tape.release(codes)
-    tape.drop(xc)
     return y
 
 

@@ -91,10 +91,20 @@ class _Stretcher:
                     module = module.replace(f".{storage.layer}.", f".{at}.", 1)
                 out.storages.append(replace(storage, layer=at, module=module))
                 continue
-            key = self._resolve(~event, owner, depth)
-            index = self.ids.pop(key, None)
-            if index is not None:
-                out.events.append(~index)
+            keys = self._deaths(~event, owner, depth)
+            for key in keys:
+                index = self.ids.pop(key, None)
+                if index is not None:
+                    out.events.append(~index)
+
+    def _deaths(self, index: int, owner: int, depth: int) -> list[tuple[int, int]]:
+        """Storages of the long model that go with this one; of a layer that is no neighbour all copies go at once."""
+        layer = self.source.storages[index].layer
+        if owner < 0 or layer < 0 or abs(layer - owner) <= 1:
+            return [self._resolve(index, owner, depth)]
+        if layer == REPEATED:
+            return [(index, at) for at in range(REPEATED, REPEATED + self.copies)]
+        return [(index, self._depth(layer))]
 
     def _shift(self, owner: int, layer: int) -> int:
         return layer - owner if owner >= 0 else 0
