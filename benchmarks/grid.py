@@ -90,6 +90,9 @@ SERIES: dict[str, tuple[int, dict[str, tuple[Any, ...]]]] = {
 }
 
 
+LLAMAFACTORY = frozenset({"full", "freeze", "lora", "qlora", "dora", "rslora", "loraplus", "pissa", "oft"})
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """A drawn plan, and the model that it is for."""
@@ -153,6 +156,10 @@ def names() -> list[str]:
 def _exists(cell: Cell) -> bool:
     """Whether the plan makes sense: on one card, with this model, and not two settings at odds."""
     f = cell.fields
+    if f["platform"] == "llamafactory" and f["method"] not in LLAMAFACTORY:
+        return False
+    if f["seq_len"] + f["num_virtual_tokens"] > _positions(cell.spec):
+        return False
     if f["platform"] != "unsloth" and f["gradient_checkpointing"] == "unsloth":
         return False
     if f["packing"] and (f["padding_mask"] or f["attention"] == "eager"):
@@ -169,6 +176,12 @@ def _exists(cell: Cell) -> bool:
     except (AdviseError, ValueError):
         return False
     return True
+
+
+def _positions(spec: ModelSpec) -> int:
+    """Longest sequence that the model can embed: a table's rows where positions are learned."""
+    learned = [e.rows for e in spec.embeddings if "pos" in e.name or "wpe" in e.name]
+    return min(learned, default=1 << 30)
 
 
 def recorded() -> dict[str, dict[str, Any]]:

@@ -68,7 +68,7 @@ def cast_for_matmul(scope: Scope, x: Tensor) -> Tensor:
 
 def _linear_plain(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
     tape, regime = scope.tape, scope.regime
-    weight = lin.in_features * lin.out_features * lin.active
+    weight = lin.weight_parameters if lin.kind == "parameter" else lin.in_features * lin.out_features
     stored = regime.rest if lin.role == "head" else regime.base
     xc = cast_for_matmul(scope, x)
     saved = [xc.buffer] if scope.trains_weights else [PARAMETER]
@@ -102,7 +102,7 @@ def dequantized_bytes(scope: Scope, weight: float) -> float:
 def _linear_bnb(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
     """Linear4bit / Linear8bitLt: dequantise (or quantise the input), multiply, return in the input's dtype."""
     tape, regime = scope.tape, scope.regime
-    weight = lin.in_features * lin.out_features * (lin.active if lin.kind == "parameter" else 1)
+    weight = lin.weight_parameters if lin.kind == "parameter" else lin.in_features * lin.out_features
     if regime.quantized == 4:
         xc = tape.cast(x, regime.compute)
         dequantized = dequantized_bytes(scope, weight)
@@ -335,6 +335,10 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
         tape.drop(capped)
     masked = tape.op(scaled, width=width, itemsize=max(itemsize, regime.residual), passes=[scaled])
     tape.drop(scaled)
+    if itemsize < FP32 and regime.compute_dtype != "fp16":  # SoftMax.cpp: only Half has a kernel that gives floats
+        masked32 = tape.cast(masked, FP32)
+        tape.drop(masked)
+        masked = masked32
     probabilities = _softmax(scope, masked, FP32)
     tape.drop(masked)
     weights = tape.cast(probabilities, q.itemsize)

@@ -134,10 +134,11 @@ def _fused(scope: Scope, model: ModelSpec, hidden: Tensor, tokens: int) -> Tenso
     tape.release(index)
     tape.drop(hidden)
     statistics = tape.alloc(TRL_STATISTICS)
-    tile_columns = TRL_VOCAB_TILE * regime.compute  # whatever the vocabulary
+    product = regime.compute if regime.autocast else picked.itemsize
+    tile_columns = TRL_VOCAB_TILE * product  # whatever the vocabulary
     tile = (tile_columns, 0.0) if tokens <= TRL_TOKEN_TILE else (0.0, float(tile_columns * TRL_TOKEN_TILE))
-    weight_tile = min(TRL_VOCAB_TILE, head.out_features) * head.in_features * regime.compute
-    cast = weight_tile if regime.rest > regime.compute else 0.0
+    weight_tile = min(TRL_VOCAB_TILE, head.out_features) * head.in_features * product
+    cast = weight_tile if regime.rest > product else 0.0
     tape.scratch(tile[0], tile[1] + cast)
     weight = head.weight_parameters
     gradient = weight * regime.rest if scope.trains_weights else 0.0

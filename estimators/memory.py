@@ -9,8 +9,8 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 from estimators.answer import Component, ComponentName, MemoryEstimate, Phase, PhaseName
-from estimators.layer import LayerProfile, profile_layer
-from estimators.layer_ops import FLASH_ROW_BLOCK
+from estimators.layer import LayerProfile, LayerSetup, profile_layer
+from estimators.layer_ops import FLASH_ROW_BLOCK, FP32
 from estimators.logits import TRL_TOKEN_TILE, HeadProfile, profile_head
 from estimators.margins import allocated_interval, reserved_interval
 from estimators.methods import Method, get_method
@@ -81,6 +81,8 @@ class MemoryModel:
         runs = layer_runs(method, model, plan, self.regime)
         self._layers = [(r.count, profile_layer(r.block, r.regime, r.setup, length)) for r in runs if r.reached]
         self._blocks = [r.block for r in runs if r.reached]
+        self._masks = len({g.block.attention.sliding_window for g in model.layers})
+        self._below = _below_layers(model, self.regime, self.setup)
         self._heads: dict[bool, HeadProfile] = {}
         copies = _autocast_copies(model, method, self.regime, plan)
         encoder = method.has_encoder(plan)
@@ -95,7 +97,11 @@ class MemoryModel:
         held = head.held * tokens
         gradients = standing.gradients if self.setup.accumulates else 0.0
         checkpoint = float(standing.checkpoints * regime.residual * model.hidden_size * tokens)
-        saved = self._encoder_copies + sum(count * _point(p.saved, tokens) for count, p in self._layers)
+        saved = (
+            self._encoder_copies
+            + self._below * tokens
+            + sum(count * _point(p.saved, tokens) for count, p in self._layers)
+        )
         if regime.checkpointing and not regime.offload_checkpoints:
             saved += sum(count for count, p in self._layers if p.checkpointed) * checkpoint
         fixed: Parts = [
@@ -133,11 +139,12 @@ class MemoryModel:
         return INPUT_BYTES * tokens + rotary + self.mask_bytes(tokens)
 
     def mask_bytes(self, tokens: int) -> float:
-        """The (batch, 1, s, s) mask: booleans for SDPA's padded batches, the residual's dtype for eager attention."""
+        """The (batch, 1, s, s) masks, one for each kind of layer (sliding, global): booleans for the padded batches of
+        SDPA, the residual's dtype for eager attention."""
         if self.regime.kernel == "eager":
-            return float(self.regime.residual * self.seq_len * tokens)
+            return float(self._masks * self.regime.residual * self.seq_len * tokens)
         if self.regime.masked and self.regime.kernel != "flash":
-            return float(MASK_BYTES * self.seq_len * tokens)
+            return float(self._masks * MASK_BYTES * self.seq_len * tokens)
         return 0.0
 
     def escaped_bytes(self, block: Block, tokens: int) -> float:
@@ -250,6 +257,16 @@ def _at(lines: tuple[Line, ...], tokens: int) -> float:
 
 def _point(line: Line, tokens: int) -> float:
     return line[0] * tokens + line[1]
+
+
+def _below_layers(model: ModelSpec, regime: Regime, setup: LayerSetup) -> float:
+    """Bytes a token that a norm behind the embedding keeps: what it read, an fp32 copy of it under autocast."""
+    if not any(n.place == "embedding" for n in model.extra_norms) or not (
+        setup.input_requires_grad or setup.trains_biases
+    ):
+        return 0.0
+    copy = FP32 if regime.autocast and regime.residual < FP32 else 0
+    return float(model.hidden_size * (regime.residual + copy))
 
 
 def _autocast_copies(model: ModelSpec, method: Method, regime: Regime, plan: Plan) -> float:
