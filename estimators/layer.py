@@ -89,15 +89,16 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
     tape.mark()
     tape.backward()
     lines = [*((a + pending[0], b + pending[1]) for a, b in again), *tape.envelope()]
-    kept = 0.0 if regime.reentrant or regime.quantized != 8 else _kept_past_checkpoints(block, regime)
+    kept = 0.0 if regime.reentrant or regime.quantized != 8 else kept_past_checkpoints(block, regime)
     return LayerProfile(
         saved=(kept, 0.0), forward=(), backward=upper_envelope(lines), left=tape.constant, checkpointed=True
     )
 
 
-def _kept_past_checkpoints(block: Block, regime: Regime) -> float:
-    """Bytes a token that non-reentrant checkpointing cannot drop: MatMul8bitLt keeps its input in `ctx.tensors` rather
-    than by save_for_backward (bitsandbytes autograd/_functions.py). Linears that read the same tensor keep it once.
+def kept_past_checkpoints(block: Block, regime: Regime) -> float:
+    """Bytes a token and layer that non-reentrant checkpointing cannot drop: MatMul8bitLt keeps its input in
+    `ctx.tensors` rather than by save_for_backward (bitsandbytes autograd/_functions.py). Linears that read the same
+    tensor keep it once.
     """
     readers = {"q": "qkv", "k": "qkv", "v": "qkv", "q_a": "qkv", "kv_a": "qkv", "gate": "up", "gate_up": "up"}
     kept = {

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 from estimators.answer import Component, ComponentName, MemoryEstimate, Phase, PhaseName
-from estimators.layer import LayerProfile, LayerSetup, profile_layer
+from estimators.layer import LayerProfile, LayerSetup, kept_past_checkpoints, profile_layer
 from estimators.layer_ops import FLASH_ROW_BLOCK, FP32
 from estimators.logits import TRL_TOKEN_TILE, HeadProfile, profile_head
 from estimators.margins import allocated_interval, reserved_interval
@@ -83,6 +83,9 @@ class MemoryModel:
         self._blocks = [r.block for r in runs if r.reached]
         self._masks = len({g.block.attention.sliding_window for g in model.layers})
         self._below = _below_layers(model, self.regime, self.setup)
+        self._last_graph = 0.0  # outputs that are kept hold their graph, and int8's products what they read
+        if self.regime.keep_outputs and self.regime.quantized == 8:
+            self._last_graph = sum(r.count * kept_past_checkpoints(r.block, self.regime) for r in runs if r.reached)
         self._heads: dict[bool, HeadProfile] = {}
         copies = _autocast_copies(model, method, self.regime, plan)
         encoder = method.has_encoder(plan)
@@ -115,8 +118,16 @@ class MemoryModel:
         logits = max(_at(head.forward, tokens) + self._cast_copies + held, _at(head.backward, tokens))
         phases: list[tuple[PhaseName, Parts]] = [
             ("load", [("base_weights", standing.base), ("other", standing.largest_load)]),
-            ("forward_end", self._last_forward(fixed, gradients, saved, tokens, held)),
-            ("loss", [*fixed, ("gradients", gradients), ("saved_activations", saved), ("logits", logits)]),
+            ("forward_end", self._last_forward(fixed, gradients, saved + self._last_graph * tokens, tokens, held)),
+            (
+                "loss",
+                [
+                    *fixed,
+                    ("gradients", gradients),
+                    ("saved_activations", saved + self._last_graph * tokens),
+                    ("logits", logits),
+                ],
+            ),
             ("layer_backward", self._layer_backward(fixed, gradients, saved, checkpoint, tokens, held)),
         ]
         if self.method.trains_base:

@@ -209,6 +209,7 @@ class _Run:
         self.logits = logits
         loss.grad = tape.alloc(0.0)
         tape.backward()
+        tape.drop_graph()
         if checkpoints:
             self._backward_of_checkpoints(checkpoints, top)
         self._embedding_gradient()
@@ -225,6 +226,7 @@ class _Run:
             for buffer in node.saved:
                 self.tape.release(buffer)
         self.tape.nodes.clear()
+        self.tape.drop_graph()
 
     def _backward_of_checkpoints(self, checkpoints: list[Tensor], top: Tensor) -> None:
         tape, regime, setup, memory = self.tape, self.regime, self.memory.setup, self.memory
@@ -238,6 +240,7 @@ class _Run:
             tape.drop(out)
             out.grad = gradient
             tape.backward()
+            tape.drop_graph()
             gradient, x.grad = x.grad, None
             tape.drop(x)
         if gradient is not None:

@@ -74,12 +74,13 @@ class Tape:
     """Counts live bytes, and keeps the candidates for the highest point since the last `mark`: where memory has risen
     and is about to fall."""
 
-    __slots__ = ("_before_last_save", "_lines", "_rising", "constant", "nodes", "per_token")
+    __slots__ = ("_before_last_save", "_kept", "_lines", "_rising", "constant", "nodes", "per_token")
 
     def __init__(self) -> None:
         self.per_token = 0.0
         self.constant = 0.0
         self.nodes: list[_Node] = []
+        self._kept: list[Buffer] = []
         self._lines: list[Line] = []
         self._before_last_save = 0
         self._rising = False
@@ -138,6 +139,17 @@ class Tape:
         """Python lets go of these tensors."""
         for t in tensors:
             self.release(t.buffer)
+
+    def keep(self, buffer: Buffer) -> None:
+        """A function keeps this on its own, not by save_for_backward: it goes with the graph, not with the node."""
+        buffer.refs += 1
+        self._kept.append(buffer)
+
+    def drop_graph(self) -> None:
+        """Nobody holds the graph any more."""
+        for buffer in self._kept:
+            self.release(buffer)
+        self._kept.clear()
 
     def hold(self, tensor: Tensor) -> Tensor:
         """A view of the same storage (reshape, transpose): one more holder, the same gradient slot."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -17,6 +18,7 @@ from estimators.simulate.kernels import MATMULS, SCRATCH_FIRST, scratch
 from estimators.simulate.trace import Mark, Stage, Storage, Trace
 
 aten = torch.ops.aten
+HELD_ONCE = 4  # a tensor's use count during an operation: the buffer, the Python object, the operation's argument twice
 NAMED_BY_ARGUMENTS = frozenset(
     {"load", "clip", "optimizer", "zero"}
 )  # stages whose work belongs to a parameter's layer
@@ -108,7 +110,10 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         n_bytes = storage.nbytes()
         if n_bytes == 0:
             return
-        index = self._born(n_bytes, op, tensor.shape[-1] if tensor.dim() else 1, layer)
+        self._follow(storage, self._born(n_bytes, op, tensor.shape[-1] if tensor.dim() else 1, layer))
+
+    def _follow(self, storage: Any, index: int) -> None:
+        key = storage._cdata
         self._live[key] = index
 
         def gone(_: Any) -> None:
@@ -117,6 +122,16 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
                 self._die(index)
 
         self._references[index] = weakref.ref(storage, gone)
+
+    def _accumulate(self, args: tuple[Any, ...], out: torch.Tensor) -> None:
+        """The engine adds a second gradient into the first where nobody else holds that, or else into the second
+        (input_buffer.cpp can_accumulate_inplace); fake tensors, being a subclass, get a third. Undo that."""
+        for tensor in args[:2]:
+            index = self._index(tensor)
+            if index is not None and _is_held_once(tensor) and tensor.shape == out.shape and tensor.dtype == out.dtype:
+                del self._live[tensor.untyped_storage()._cdata], self._references[index]
+                self._follow(out.untyped_storage(), index)
+                return
 
     def layer_of(self, argument: Any) -> int:
         """Layer that a tensor's storage belongs to; -1 for none, or for what is no tensor."""
@@ -155,6 +170,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
                 self._note(out, name, args, owners, layer)
             else:
                 out = self._run(func, name, args, kwargs)
+                if func is aten.add.Tensor and _engine_is_adding():
+                    self._accumulate(args, out)
                 self._note(out, name, args, owners, layer)
                 held = [self._born(n, f"{name} (scratch)", 0, layer) for n in needs]
             for index in held:
@@ -204,6 +221,17 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
             a, ca, cb = args[0], args[1], args[2]
             return torch.empty((*ca.shape[:-1], cb.shape[0]), device=a.device, dtype=a.dtype), None
         return func(*args, **kwargs)
+
+
+def _engine_is_adding() -> bool:
+    """Whether a backward pass is running, and not a forward that it repeats."""
+    return torch._C._current_graph_task_id() != -1 and not torch.is_grad_enabled()
+
+
+def _is_held_once(tensor: torch.Tensor) -> bool:
+    """Whether one gradient buffer alone holds a tensor that fills its storage."""
+    whole = tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+    return whole and bool(is_non_overlapping_and_dense_or_false(tensor)) and bool(tensor._use_count() <= HELD_ONCE)
 
 
 def _all_selected(indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
