@@ -6,7 +6,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from advisor.cli.records import build_record
-from advisor.request import Deployment, Goal, Request, Skill
+from advisor.request import Deployment, Goal, Preference, Request, Skill
 from advisor.request_flags import flag_of
 from profiles.plan import Platform, Quantization, Task
 
@@ -32,17 +32,28 @@ REQUEST_OPTIONS = (
     click.option("--learning-rate", type=float, help="Default: a published one for the method."),
     click.option("--task", type=click.Choice(get_args(Task)), help="Default: sft; classification for encoders."),
     click.option("--goal", type=click.Choice(get_args(Goal)), help="What comes first.  [default: balanced]"),
+    click.option(
+        "--prefer",
+        multiple=True,
+        type=click.Choice(get_args(Preference)),
+        help="Before the goal's own order; repeat it.",
+    ),
     click.option("--deployment", type=click.Choice(get_args(Deployment)), help="What has to come out.  [adapter]"),
     click.option("--skill", type=click.Choice(get_args(Skill)), help="low-code: only platforms that need no code."),
+    click.option("--field", help="A special field (medicine, law, ...), whose own test has to judge."),
     click.option("--max-hours", type=float, help="Longest acceptable run."),
     click.option("--max-usd", type=float, help="Dearest acceptable run."),
     click.option("--usd-per-hour", type=float, help="Price of one card an hour."),
+    click.option("--ram", "ram_gib", type=float, metavar="GIB", help="Main memory, for what is offloaded."),
+    click.option("--disk", "disk_gib", type=float, metavar="GIB", help="Free disk, for the model and checkpoints."),
     click.option("--platform", "platforms", multiple=True, type=click.Choice(get_args(Platform)), help="Only this."),
     click.option("--method", "methods", multiple=True, help="Only this method (full, lora, qlora, ...)."),
     click.option(
         "--quantization", "quantizations", multiple=True, type=click.Choice(get_args(Quantization)), help="Only this."
     ),
-    click.option("--rank", "lora_rank", type=int, help="LoRA rank.  [default: 16]"),
+    click.option("--rank", "lora_rank", type=int, help="LoRA rank.  [default: 16, less where nothing else fits]"),
+    click.option("--target", "target_modules", multiple=True, help="Only adapters on this module (q_proj, ...)."),
+    click.option("--packing/--no-packing", default=None, help="Short examples share rows.  [default: by the goal]"),
     click.option("--batch", "global_batch_size", type=int, help="Sequences a step over all cards.  [default: 16]"),
     click.option("--micro-batch", "micro_batch_size", type=int, help="Fix the micro-batch instead of choosing it."),
     click.option("--offline", is_flag=True, help="Never use the network."),
