@@ -84,6 +84,14 @@ def decide(request: Request, facts: Facts, *, concede: bool = True, compare: boo
     return _answer_with(found, found.best, asked, request, judge, compare=compare)
 
 
+def find_winner(request: Request, judge: Judge) -> Candidate | None:
+    """Only the winner of `decide`; questions that share a judge evaluate a cell once."""
+    try:
+        return _contests(request, judge, concede=True)[1].best
+    except UnsupportedError:
+        return None
+
+
 def is_sound(candidate: Candidate) -> bool:
     """Whether the evidence on its quality is good enough not to look for anything better by conceding."""
     return candidate.quality.tier <= SOUND

@@ -6,7 +6,7 @@ divided), kernels of a body at one micro-batch. The figures are those of `estima
 tests hold them to.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -14,7 +14,7 @@ from estimators.efficiency import Rates, rates_of
 from estimators.interval import Interval
 from estimators.margins import allocated_interval, reserved_interval
 from estimators.memory import COMES_AND_GOES, MemoryModel, estimate_memory
-from estimators.methods import get_method
+from estimators.methods import AdaptedLinear, Method, TrainedTensors, get_method
 from estimators.overhead import device_interval, workspace_bytes
 from estimators.regime import Regime, resolve_regime
 from estimators.standing import Standing, standing_bytes
@@ -126,7 +126,7 @@ class PlanFigures:
         lengths: LengthDistribution | None = None,
     ) -> None:
         self.draft, self.model, self.hardware, self.lengths = draft, model, hardware, lengths
-        self.method = get_method(draft.method)
+        self.method = _remembering(get_method(draft.method))
         self.context = device_interval(NOTHING, hardware.gpu).high
         self._constants = calibrated_constants(calibration)
         known = not why_no_speed(hardware, draft)
@@ -228,6 +228,28 @@ class PlanFigures:
         per_micro, per_step, _ = communication_seconds(plan, self.model, self.method, regime, rates)
         items = optimizer_items(plan, self.model, self.method, regime, rates, get_optimizer(plan.optimizer))
         return per_micro, per_step, sum(item.seconds for item in items)
+
+
+def _remembering(method: Method) -> Method:
+    """The method, asked once for what it trains and adapts at each rank and choice of modules."""
+    trained: dict[Hashable, tuple[TrainedTensors, ...]] = {}
+    adapted: dict[Hashable, tuple[AdaptedLinear, ...]] = {}
+
+    def find_trained(model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:
+        key = plan.lora_rank, plan.target_modules
+        if key not in trained:
+            trained[key] = tuple(method.trained(model, plan))
+        return iter(trained[key])
+
+    def find_adapted(model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
+        key = plan.lora_rank, plan.target_modules
+        if key not in adapted:
+            adapted[key] = method.adapted(model, plan)
+        return adapted[key]
+
+    found = copy(method)
+    vars(found).update(trained=find_trained, adapted=find_adapted)
+    return found
 
 
 class _Clock(NamedTuple):

@@ -8,6 +8,7 @@ import click
 from advisor.cli.records import build_record
 from advisor.request import Deployment, Goal, Preference, Request, Skill
 from advisor.request_flags import flag_of
+from profiles.errors import InvalidInputError
 from profiles.plan import Platform, Quantization, Task
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -19,7 +20,7 @@ def json_option(command: Command) -> Command:
 
 
 REQUEST_OPTIONS = (
-    click.option("--model", required=True, help="Nickname (llama-8b), hub id, folder or config.json."),
+    click.option("--model", help="Nickname (llama-8b), hub id, folder or config.json."),
     click.option("--gpu", help='Card: rtx4090, "2x a100-80g", cpu. Default: what this machine has.'),
     click.option("--vram", "vram_gib", type=float, metavar="GB", help="Memory of a card that is not named."),
     click.option("--n-gpus", type=int, help="Number of cards."),
@@ -61,10 +62,10 @@ REQUEST_OPTIONS = (
 
 
 def request_options(command: Command) -> Command:
-    """All options that make a Request."""
+    """All options that make a Request, and --profile, which holds some of them."""
     for option in reversed(REQUEST_OPTIONS):
         command = option(command)
-    return command
+    return click.option("--profile", metavar="FILE", help="A request as YAML; options override it.")(command)
 
 
 def build_request(fields: dict[str, Any]) -> Request:
@@ -73,5 +74,13 @@ def build_request(fields: dict[str, Any]) -> Request:
     Raises:
         InvalidInputError: a value that cannot be, under the option's name.
     """
+    from advisor.cli.profile_file import read_profile
+
+    path = fields.pop("profile", None)
     given = {name: value for name, value in fields.items() if value is not None and value != ()}
-    return build_record(Request, given, flag_of)
+    if given.get("offline") is False:
+        del given["offline"]  # a flag that was not given
+    content = read_profile(path) if path is not None else {}
+    if "model" not in {**content, **given}:
+        raise InvalidInputError("--model", "is missing", "Give --model, or a --profile that names one.")
+    return build_record(Request, {**content, **given}, flag_of)
