@@ -33,21 +33,25 @@ def find_changes(best: Candidate | None, dropped: Sequence[Dropped], request: Re
     order = order_of(request)
     mine = None if best is None else key_before(Cell(*best.key), order, facts)
 
-    def place(d: Dropped) -> tuple[tuple[float, ...], Cell]:
-        cell = Cell(d.platform, d.method, d.quantization)
-        return key_before(cell, order, facts), cell
+    def cell(d: Dropped) -> Cell:
+        return Cell(d.platform, d.method, d.quantization)
 
-    ahead = sorted((d for d in dropped if know(place(d)[1], facts).tier <= SOUND), key=place)
-    if mine is not None:
-        ahead = [d for d in ahead if place(d)[0] < mine]
-    return [_change(need) for kind in AMOUNTS for need in _stairs(_need(kind, d, request) for d in ahead)]
+    sound = [d for d in dropped if know(cell(d), facts).tier <= SOUND]
+    ahead = [d for d in sound if mine is None or key_before(cell(d), order, facts) < mine]
+
+    def stairs(kind: ChangeKind) -> Iterator[_Need]:
+        needs = [need for d in ahead if (need := _need(kind, d, request)) is not None]
+        needs.sort(key=lambda n: (key_before(cell(n.dropped), order, facts), n.amount, cell(n.dropped)))
+        return _stairs(needs)
+
+    return [_change(need) for kind in AMOUNTS for need in stairs(kind)]
 
 
-def _stairs(needs: Iterable[_Need | None]) -> Iterator[_Need]:
+def _stairs(needs: Iterable[_Need]) -> Iterator[_Need]:
     """Those that need less than every better one before them, least first."""
     found: list[_Need] = []
     for need in needs:
-        if need is not None and (not found or need.amount < found[-1].amount):
+        if not found or need.amount < found[-1].amount:
             found.append(need)
     yield from reversed(found)
 

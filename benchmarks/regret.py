@@ -33,7 +33,7 @@ WITHIN = 0.10
 
 
 def feasible(name: str) -> tuple[Plan, list[Plan]]:
-    """The recommended plan, and every plan of the same space that the estimates let run: method, batch, checkpointing."""
+    """The recommended plan, and every plan of the same space that the estimates let run."""
     request = Request(
         model=MODELS[name], gpu="cpu", goal="fast", seq_len=SEQ_LEN, global_batch_size=BATCH, platforms=("hf",),
         methods=("lora", "full"), quantizations=("fp32",), offline=True,

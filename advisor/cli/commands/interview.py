@@ -20,9 +20,9 @@ Examples:
 @click.option("--save", metavar="FILE", help="Write the request as a profile, for --profile.")
 @click.option("--offline", is_flag=True, help="Never use the network.")
 def command(save: str | None, offline: bool) -> int:
-    """Ask for model, machine and data, then only what changes the answer.
+    """Ask only what changes the answer.
 
-    An empty answer takes the default. Questions go to standard error, the recommendation to standard output.
+    Model, machine and data first. An empty answer takes the default. Questions go to standard error, the recommendation to standard output.
     """
     from advisor.api import advise
     from advisor.cli.profile_file import dump_profile
