@@ -158,7 +158,7 @@ class PlanFigures:
 
     def standing(self, body: Body, spread: Spread, plan: Plan, regime: Regime) -> Standing:
         """What lies on one card whatever is computed."""
-        key = body.lora_rank, body.target_modules, regime, spread
+        key = body.lora_rank, body.target_modules, spread, _sizes(regime)
         found = self._standing.get(key)
         if found is None:
             workspace = workspace_bytes(self.hardware.gpu)
@@ -172,7 +172,7 @@ class PlanFigures:
             regime = self.regime(body, spread, plan, gpu)
             rates = self._rates_of(gpu, regime)
             if rates is not None:
-                key = body.lora_rank, body.target_modules, spread, gpu.id, regime
+                key = body.lora_rank, body.target_modules, spread, gpu.id, _sizes(regime)
                 moved = self._moved.get(key)
                 if moved is None:
                     moved = self._moved[key] = self._move(plan, regime, rates)
@@ -228,6 +228,12 @@ class PlanFigures:
         per_micro, per_step, _ = communication_seconds(plan, self.model, self.method, regime, rates)
         items = optimizer_items(plan, self.model, self.method, regime, rates, get_optimizer(plan.optimizer))
         return per_micro, per_step, sum(item.seconds for item in items)
+
+
+def _sizes(regime: Regime) -> tuple[object, ...]:
+    """What weights, states and transfers depend on: not the kernel, the mask or checkpointing."""
+    r = regime
+    return r.compute, r.autocast, r.quantized, r.nested, r.base, r.rest, r.adapter, r.trained
 
 
 def _remembering(method: Method) -> Method:

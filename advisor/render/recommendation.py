@@ -84,6 +84,8 @@ def _add_front(page: Page, recommendation: Recommendation) -> None:
             f"  {point.method:18s} {point.quantization:7s} {point.platform:13s} {point.tier:4d} {rate:>9s} "
             f"{gib_from_bytes(point.device_high):7.1f}" + ("  recommended" if point.best else "")
         )
+    if not any(point.best for point in recommendation.front):
+        page.hang("  ", "The recommended one is not among them: a criterion before these three decided (Why not).")
 
 
 def _sentence(text: str) -> str:

@@ -22,7 +22,8 @@ Examples:
 def command(save: str | None, offline: bool) -> int:
     """Ask only what changes the answer.
 
-    Model, machine and data first. An empty answer takes the default. Questions go to standard error, the recommendation to standard output.
+    Model, machine and data first. An empty answer takes the default. Questions go to standard error, the recommendation
+    to standard output.
     """
     from advisor.api import advise
     from advisor.cli.profile_file import dump_profile
