@@ -78,14 +78,16 @@ def resolve_plan(plan: Plan, *, hardware: Hardware | None = None, offline: bool 
     return model, hardware
 
 
-def advise(request: Request | dict[str, Any], *, known: Facts | None = None) -> Recommendation:
+def advise(request: Request | dict[str, Any], *, known: Facts | None = None, compare: bool = False) -> Recommendation:
     """Recommend how to fine-tune. `known` facts spare the look-up and make the answer a pure function.
+
+    compare: evaluate all combinations for the Pareto front, and every goal for what it would choose.
 
     Raises:
         AdviseError: as `facts`; and UnsupportedError where only impossible combinations were asked for.
     """
     request = _request(request)
-    return decide(request, known if known is not None else assess(request))
+    return decide(request, known if known is not None else assess(request), compare=compare)
 
 
 def _request(request: Request | dict[str, Any]) -> Request:

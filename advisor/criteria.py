@@ -1,4 +1,7 @@
-"""What decides between candidates: criteria in a stated order for each goal, one after the other. No weights."""
+"""What decides between candidates: criteria in a stated order, one after the other. No weights.
+
+A goal gives the order, and `--prefer` moves criteria to its front.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,7 +11,7 @@ from typing import Any, NamedTuple
 
 from advisor.plans import Cell
 from advisor.recommendation import Candidate, Facts
-from advisor.request import Goal
+from advisor.request import Goal, Request
 from estimators.methods import get_method
 from profiles.plan import QUANTIZED
 from profiles.platform import PlatformSpec, load_platforms
@@ -16,6 +19,7 @@ from profiles.quality import find_quality
 from profiles.units import format_bytes
 
 EQUAL_TIME = 1.10  # step times within 10 % of each other are one class: the estimate cannot tell them apart
+SOUND = 3  # tier up to which evidence is good enough not to concede anything for better
 QUALITY_FLOOR = 2  # "fast" and "cheap" still want a method that teaches the model something
 METHOD_ORDER = {
     "lora": 0,
@@ -46,14 +50,16 @@ class Known(NamedTuple):
 class Criterion:
     """One question asked of every candidate: smaller is better. `why` says how a loser compares with the winner.
 
-    Either `before` answers it without an estimate, or `after` from one and the fewest seconds a token of all.
+    `before` answers it without an estimate, `after` from one; `measure` is compared in classes of 10 %, counted from
+    the least of those that are equal in all weightier criteria (None: not known, taken for the least).
     """
 
     id: str
     title: str
     why: Callable[[Candidate, Candidate], str]
     before: Callable[[Known], float] | None = None
-    after: Callable[[Candidate, float], float] | None = None
+    after: Callable[[Candidate], float] | None = None
+    measure: Callable[[Candidate], float | None] | None = None
 
 
 def know(cell: Cell, facts: Facts) -> Known:
@@ -76,9 +82,21 @@ def seconds_per_token(candidate: Candidate) -> float | None:
     return None if speed is None else 1.0 / speed.tokens_per_second.expected
 
 
-def _time_class(candidate: Candidate, fastest: float) -> float:
+def card_seconds_per_token(candidate: Candidate) -> float | None:
+    """The same over all cards, which is what costs."""
     seconds = seconds_per_token(candidate)
-    return 0.0 if seconds is None else floor(log(seconds / fastest) / log(EQUAL_TIME) + 1e-9)
+    return None if seconds is None else seconds * candidate.plan.n_gpus
+
+
+def _class(value: float | None, least: float | None) -> float:
+    return 0.0 if value is None or least is None else floor(log(value / least) / log(EQUAL_TIME) + 1e-9)
+
+
+def _dearer(loser: Candidate, winner: Candidate) -> str:
+    mine, best = card_seconds_per_token(loser), card_seconds_per_token(winner)
+    if mine is None or best is None:
+        return "its cost is not known"
+    return f"{mine / best - 1:.0%} dearer by the estimate"
 
 
 def _slower(loser: Candidate, winner: Candidate) -> str:
@@ -159,12 +177,18 @@ _ALL = (
         why=lambda loser, winner: f"{loser.plan.quantization} buys nothing where {winner.plan.quantization} fits",
         before=_format,
     ),
-    Criterion(id="time", title="time, in classes of 10 %", why=_slower, after=_time_class),
+    Criterion(id="time", title="time, in classes of 10 %", why=_slower, measure=seconds_per_token),
+    Criterion(
+        id="cost",
+        title="time on all cards, which is what costs, in classes of 10 %",
+        why=_dearer,
+        measure=card_seconds_per_token,
+    ),
     Criterion(
         id="headroom",
         title="free memory, in steps of 10 % of the card",
         why=_less_free,
-        after=lambda candidate, _: -floor(candidate.headroom * 10),
+        after=lambda candidate: -floor(candidate.headroom * 10),
     ),
     Criterion(
         id="ease",
@@ -184,54 +208,81 @@ ORDER: dict[Goal, tuple[str, ...]] = {
     "balanced": ("emitted", "quality", "method", "storage", "format", "time", "headroom", "ease", "maturity"),
     "best": ("emitted", "quality", "capacity", "method", "storage", "format", "time", "headroom", "ease", "maturity"),
     "fast": ("emitted", "quality-floor", "time", "quality", "method", "format", "headroom", "ease", "maturity"),
-    "cheap": ("emitted", "quality-floor", "time", "headroom", "quality", "method", "format", "ease", "maturity"),
+    "cheap": ("emitted", "quality-floor", "cost", "headroom", "quality", "method", "format", "ease", "maturity"),
 }
 
 
-def criteria(goal: Goal) -> tuple[Criterion, ...]:
-    """The criteria of `goal`, the weightiest first."""
-    return tuple(CRITERIA[name] for name in ORDER[goal])
+Order = tuple[str, ...]
 
 
-def key_before(cell: Cell, goal: Goal, facts: Facts) -> tuple[float, ...]:
+def order_of(request: Request) -> Order:
+    """The goal's order, with what is preferred in front; only whether a project can be written stays before it.
+
+    Who prefers time, money or memory to the evidence on quality still wants a method that teaches the model something.
+    """
+    preferred = request.prefer
+    beside_quality = any(CRITERIA[name].before is None for name in preferred[: _place("quality", preferred)])
+    front = ("emitted", *(("quality-floor",) if beside_quality else ()), *preferred)
+    return tuple(dict.fromkeys((*front, *ORDER[request.goal])))
+
+
+def _place(name: str, names: Order) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def criteria(order: Order) -> tuple[Criterion, ...]:
+    """The criteria of `order`, the weightiest first."""
+    return tuple(CRITERIA[name] for name in order)
+
+
+def key_before(cell: Cell, order: Order, facts: Facts) -> tuple[float, ...]:
     """The answers to the criteria that come before the first one that needs an estimate."""
     known = know(cell, facts)
-    leading = takewhile(lambda before: before is not None, (criterion.before for criterion in criteria(goal)))
+    leading = takewhile(lambda before: before is not None, (criterion.before for criterion in criteria(order)))
     return tuple(before(known) for before in leading if before is not None)
 
 
-def rank(candidates: Iterable[Candidate], goal: Goal, facts: Facts) -> list[Candidate]:
-    """Sort by the criteria of `goal`; the names break what ties remain, so that input order never matters.
-
-    Classes of time are counted from the fastest of those that are equal in all weightier criteria.
-    """
+def rank(candidates: Iterable[Candidate], order: Order, facts: Facts) -> list[Candidate]:
+    """Sort by the criteria; the names break what ties remain, so that input order never matters."""
     pool = list(candidates)
-    fastest: dict[tuple[float, ...], float] = {}
+    groups: dict[tuple[float, ...], list[Candidate]] = {}
     for candidate in pool:
-        leading, seconds = key_before(Cell(*candidate.key), goal, facts), seconds_per_token(candidate)
-        if seconds is not None:
-            fastest[leading] = min(seconds, fastest.get(leading, seconds))
+        groups.setdefault(key_before(Cell(*candidate.key), order, facts), []).append(candidate)
+    least = {leading: _least(group, order) for leading, group in groups.items()}
 
     def key(candidate: Candidate) -> tuple[Any, ...]:
-        leading = key_before(Cell(*candidate.key), goal, facts)
-        return (*_key(candidate, goal, facts, fastest.get(leading, 1.0)), candidate.key)
+        leading = key_before(Cell(*candidate.key), order, facts)
+        return (*_key(candidate, order, facts, least[leading]), candidate.key)
 
     return sorted(pool, key=key)
 
 
-def first_loss(loser: Candidate, winner: Candidate, goal: Goal, facts: Facts) -> Criterion:
+def first_loss(loser: Candidate, winner: Candidate, order: Order, facts: Facts) -> Criterion:
     """The weightiest criterion at which `loser` stands behind `winner`; the last one if it stands behind at none."""
-    fastest = min((s for s in map(seconds_per_token, (loser, winner)) if s is not None), default=1.0)
-    pairs = zip(_key(loser, goal, facts, fastest), _key(winner, goal, facts, fastest), criteria(goal), strict=True)
-    return next((criterion for mine, best, criterion in pairs if mine > best), criteria(goal)[-1])
+    least = _least((loser, winner), order)
+    pairs = zip(_key(loser, order, facts, least), _key(winner, order, facts, least), criteria(order), strict=True)
+    return next((criterion for mine, best, criterion in pairs if mine > best), criteria(order)[-1])
 
 
-def _key(candidate: Candidate, goal: Goal, facts: Facts, fastest: float) -> tuple[float, ...]:
+def _least(candidates: Iterable[Candidate], order: Order) -> dict[str, float | None]:
+    """The least of every measure."""
+    pool = list(candidates)
+    found: dict[str, float | None] = {}
+    for criterion in criteria(order):
+        if criterion.measure is not None:
+            values = (criterion.measure(candidate) for candidate in pool)
+            found[criterion.id] = min((v for v in values if v is not None), default=None)
+    return found
+
+
+def _key(candidate: Candidate, order: Order, facts: Facts, least: dict[str, float | None]) -> tuple[float, ...]:
     known = know(Cell(*candidate.key), facts)
     answers = []
-    for criterion in criteria(goal):
+    for criterion in criteria(order):
         if criterion.before is not None:
             answers.append(criterion.before(known))
         elif criterion.after is not None:
-            answers.append(criterion.after(candidate, fastest))
+            answers.append(criterion.after(candidate))
+        elif criterion.measure is not None:
+            answers.append(_class(criterion.measure(candidate), least[criterion.id]))
     return tuple(answers)

@@ -1,39 +1,63 @@
-"""Cell -> Candidate: the fastest micro-batch that fits, and of the ways to checkpoint the faster one.
+"""Cell -> Candidate: the plan that the search chose inside it, with its whole estimate and why it is as it is."""
 
-The searches rest on three orders, which property tests of the estimators hold: memory rises with the micro-batch,
-checkpointing adds work and never adds memory, and without padding a larger micro-batch is never slower.
-"""
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
 
-from typing import TYPE_CHECKING, NamedTuple, cast
-
-from advisor.plans import Cell, accumulation, checkpointings, draft_plan, drop, micro_batches, optimizers, shardings
+from advisor.axes import Axes, axes_of
+from advisor.plans import DEFAULT_RANK, Cell, draft_plan, drop
 from advisor.recommendation import Candidate, Dropped, Facts, RunCost
 from advisor.request import Request
+from advisor.search import Level, Point, Search, Trial
 from estimators.answer import MemoryEstimate, SpeedEstimate
+from estimators.cost import checkpoint_size, cost_usd, run_length
 from estimators.memory import estimate_memory
+from estimators.methods import get_method
+from estimators.plan_figures import Figures, PlanFigures, plan_of
 from estimators.throughput import estimate_speed
+from profiles.catalog import get_optimizer
 from profiles.errors import UnsupportedError
 from profiles.plan import Plan
 from profiles.quality import find_quality
-from profiles.units import HOUR, format_bytes, format_duration, gib_from_bytes
+from profiles.scheme import DTYPE_BYTES
+from profiles.units import HOUR, bytes_from_gib, format_bytes, format_duration, gib_from_bytes
 
+OFFLOADED = frozenset({"base_weights", "adapter_weights", "optimizer_states"})
+CHECKPOINTS_KEPT = 2  # save_total_limit of the emitted projects
+HALF = 2  # bytes a parameter of the weights as they are downloaded
 LOW_HEADROOM = 0.05  # share of the budget above the high end of the estimate
 
 if TYPE_CHECKING:
     from profiles.calibration import Calibration
 
 
-def evaluate_cell(cell: Cell, request: Request, facts: Facts) -> Candidate | Dropped:
-    """Choose the inner axes of a cell that passed the rules, and estimate it."""
-    search = _Search(cell, request, facts)
+def evaluate_cell(cell: Cell, request: Request, facts: Facts, axes: Axes | None = None) -> Candidate | Dropped:
+    """Choose a plan of the inner axes (None: nothing conceded) of a cell that passed the rules, and estimate it."""
+    draft = draft_plan(cell, request, facts)
+    search = Search(cell, axes or axes_of(cell, request, facts), request, facts, figures_of(draft, facts))
     try:
-        candidate = search.run()
+        over: Dropped | None = None
+        for level in search.levels():
+            too_much: set[tuple[int, bool]] = set()  # cards and packing: alike in these, a dearer plan is over too
+            for trial in level.trials:
+                alike = trial.point.spread.n_gpus, trial.point.body.packing
+                if alike in too_much:
+                    continue
+                candidate = _complete(_plan(draft, trial.point), facts)
+                limited = _over_limit(candidate, cell, request) or _over_storage(candidate, cell, request, facts)
+                if limited is None:
+                    choices = tuple(explain_choices(trial, level, search, candidate, facts))
+                    return _with_safe_allocator(candidate.model_copy(update={"choices": choices}), facts)
+                over = over or limited
+                too_much.add(alike)
+        return over or _drop_for_memory(cell, _least_demanding(draft, search, facts))
     except UnsupportedError as error:
         return drop(cell, "estimator", error.message)
-    if candidate is None:
-        assert search.smallest is not None  # a search that found nothing has tried something
-        return _drop_for_memory(cell, search.smallest)
-    return _over_limit(candidate, cell, request) or _with_safe_allocator(candidate, facts)
+
+
+def figures_of(draft: Plan, facts: Facts) -> Figures:
+    """The figures of the draft's plans on the facts' hardware."""
+    calibration = cast("Calibration | None", facts.calibration)
+    return PlanFigures(draft, facts.model, facts.hardware, calibration=calibration, lengths=facts.lengths)
 
 
 def evaluate_plan(plan: Plan, facts: Facts) -> Candidate:
@@ -42,8 +66,7 @@ def evaluate_plan(plan: Plan, facts: Facts) -> Candidate:
     Raises:
         UnsupportedError: it cannot exist.
     """
-    memory = estimate_memory(plan, facts.model, facts.hardware)
-    return _complete(plan, memory, facts)
+    return _complete(plan, facts)
 
 
 def _with_safe_allocator(candidate: Candidate, facts: Facts) -> Candidate:
@@ -56,106 +79,85 @@ def _with_safe_allocator(candidate: Candidate, facts: Facts) -> Candidate:
     return candidate.model_copy(update={"plan": plan, "memory": memory, "choices": (*candidate.choices, choice)})
 
 
-class _Fitting(NamedTuple):
-    """The index of a micro-batch that fits, and its memory."""
-
-    size_index: int
-    memory: MemoryEstimate
-
-
-class _Search:
-    """Walks the inner axes of one cell. `smallest` is the memory of the least demanding plan that was tried."""
-
-    def __init__(self, cell: Cell, request: Request, facts: Facts) -> None:
-        self.cell, self.request, self.facts = cell, request, facts
-        self.sizes = micro_batches(request, facts)
-        self.smallest: MemoryEstimate | None = None
-
-    def run(self) -> Candidate | None:
-        draft = draft_plan(self.cell, self.request, self.facts)
-        for optimizer in optimizers(self.cell):
-            for sharding in shardings(self.facts):
-                variant = draft.replace(sharding=sharding, optimizer=optimizer)
-                found = self._fastest(variant)
-                if found is not None:
-                    return found
-        return None
-
-    def _fastest(self, draft: Plan) -> Candidate | None:
-        """The faster of no checkpointing and checkpointing, each at its largest micro-batch."""
-        plain = self._largest_fitting(draft)
-        saving_draft = draft.replace(gradient_checkpointing=checkpointings(self.cell)[-1])
-        if saving_draft == draft:
-            return None if plain is None else self._fastest_size(draft, plain)
-        if plain is not None and plain.size_index == len(self.sizes) - 1:
-            choice = "gradient checkpointing is off: every micro-batch fits without it"
-            return self._with_choice(self._fastest_size(draft, plain), choice)
-        saving = self._largest_fitting(saving_draft, known=plain)
-        if saving is None:
-            return None
-        candidate = self._fastest_size(saving_draft, saving)
-        if plain is None:
-            return self._with_choice(candidate, "gradient checkpointing is on: without it no micro-batch fits")
-        other = self._fastest_size(draft, plain)
-        return self._with_choice(min(candidate, other, key=_step_seconds), _compare(candidate, other))
-
-    def _fastest_size(self, draft: Plan, largest: _Fitting) -> Candidate:
-        """Of the micro-batches up to the largest that fits, the fastest: padding can make that a smaller one."""
-        padded = self.facts.lengths is not None or self.facts.data.mean_len is not None
-        indices = range(largest.size_index + 1) if padded else (largest.size_index,)
-        found = [self._candidate(draft, index, largest) for index in indices]
-        best = min(reversed(found), key=_step_seconds)
-        tried = ", ".join(map(str, self.sizes))
-        size, most = best.plan.micro_batch_size, self.sizes[largest.size_index]
-        if len(self.sizes) == 1:
-            choice = f"micro-batch {size} as asked for"
-        elif size < most:
-            choice = (
-                f"micro-batch {size}: larger ones up to {most} fit too, but are slower by the estimate "
-                "(unequal lengths are padded and masked)"
-            )
-        elif size == self.sizes[-1]:
-            choice = f"micro-batch {size} is the whole batch: nothing is accumulated"
-        else:
-            choice = f"micro-batch {size} is the largest of {tried} that fits so"
-        return self._with_choice(best, choice)
-
-    def _largest_fitting(self, draft: Plan, known: _Fitting | None = None) -> _Fitting | None:
-        """Bisect over the micro-batches. `known`: what a more demanding plan fits at, so that this one does as well."""
-        start = known.size_index if known is not None else 0
-        memory = self._memory(draft, start)
-        if memory.verdict != "fits":
-            return None
-        best, low, high = _Fitting(start, memory), start + 1, len(self.sizes) - 1
-        while low <= high:
-            middle = (low + high) // 2
-            memory = self._memory(draft, middle)
-            if memory.verdict == "fits":
-                best, low = _Fitting(middle, memory), middle + 1
-            else:
-                high = middle - 1
-        return best
-
-    def _memory(self, draft: Plan, index: int) -> MemoryEstimate:
-        memory = estimate_memory(self._sized(draft, index), self.facts.model, self.facts.hardware)
-        if self.smallest is None or memory.device.high < self.smallest.device.high:
-            self.smallest = memory
-        return memory
-
-    def _sized(self, draft: Plan, index: int) -> Plan:
-        size = self.sizes[index]
-        steps = accumulation(size, self.request, self.facts)
-        return draft.replace(micro_batch_size=size, gradient_accumulation_steps=steps)
-
-    def _candidate(self, draft: Plan, index: int, largest: _Fitting) -> Candidate:
-        memory = largest.memory if index == largest.size_index else self._memory(draft, index)
-        return _complete(self._sized(draft, index), memory, self.facts)
-
-    def _with_choice(self, candidate: Candidate, choice: str) -> Candidate:
-        return candidate.model_copy(update={"choices": (*candidate.choices, choice)})
+def _plan(draft: Plan, point: Point) -> Plan:
+    return plan_of(
+        draft, point.body, point.spread, micro_batch_size=point.micro_batch_size, accumulation=point.accumulation
+    )
 
 
-def _complete(plan: Plan, memory: MemoryEstimate, facts: Facts) -> Candidate:
+def _least_demanding(draft: Plan, search: Search, facts: Facts) -> MemoryEstimate:
+    """The memory of what gives up most, at its smallest micro-batch."""
+    for offload, seq_len, targets, rank, optimizer, sharding in reversed(list(search.axes.levels())):
+        points = [
+            Point(body, spread, *search.sizes(body, spread)[0])
+            for spread in search.spreads(optimizer=optimizer, sharding=sharding, offload=offload)
+            for body in search.bodies(seq_len=seq_len, targets=targets, rank=rank)
+        ]
+        if points:
+            found = [estimate_memory(_plan(draft, point), facts.model, facts.hardware) for point in points]
+            return min(found, key=lambda memory: memory.device.high)
+    raise UnsupportedError("no sharding over several cards exists for this base")
+
+
+def explain_choices(best: Trial, level: Level, search: Search, candidate: Candidate, facts: Facts) -> Iterator[str]:
+    """Why the plan is as it is, axis by axis, in sentences."""
+    body, spread, size, _ = best.point
+    axes, request = search.axes, search.request
+    alike = [t for t in level.trials if t.point.spread == spread and t.point.body.packing == body.packing]
+    fitting = sorted({t.point.micro_batch_size for t in alike if t.point.body == body})
+    yield _explain_size(size, fitting, level.sizes, body.packing)
+    if len(axes.checkpointings) > 1:
+        yield _explain_checkpointing(best, alike, level.sizes)
+    if body.packing and request.packing is None:
+        yield "packing is on: several examples share a row, and no row is padded"
+    if spread.n_gpus < search.facts.hardware.n_gpus:
+        yield f"{spread.n_gpus} of {search.facts.hardware.n_gpus} cards: more of them cost more for each token"
+    if body.target_modules != axes.target_modules[0]:
+        yield f"adapters on {', '.join(body.target_modules)} only: on all linear layers nothing fits"
+    if body.lora_rank != axes.lora_ranks[0]:
+        yield f"rank {body.lora_rank}: with rank {DEFAULT_RANK} nothing fits"
+    if spread.optimizer != axes.optimizers[0]:
+        yield f"optimizer {spread.optimizer}: the states of {axes.optimizers[0]} fit in no way"
+    if spread.offload:
+        needs = format_bytes(main_memory(candidate.plan, facts))
+        yield f"weights and states lie in main memory ({needs} of it), which is slow: without that nothing fits"
+
+
+def _explain_size(size: int, fitting: list[int], sizes: tuple[int, ...], packing: bool) -> str:
+    if packing:
+        return f"micro-batch {size}: packed rows come one by one, since the mask of their documents grows with both"
+    if len(sizes) == 1:
+        return f"micro-batch {size} as asked for"
+    if size < fitting[-1]:
+        return (
+            f"micro-batch {size}: larger ones up to {fitting[-1]} fit too, but are slower by the estimate "
+            "(unequal lengths are padded and masked)"
+        )
+    if size == sizes[-1]:
+        return f"micro-batch {size} is the whole batch: nothing is accumulated"
+    return f"micro-batch {size} is the largest of {', '.join(map(str, sizes))} that fits so"
+
+
+def _explain_checkpointing(best: Trial, alike: list[Trial], sizes: tuple[int, ...]) -> str:
+    """`alike`: sorted by cost. Checkpointing was timed only for micro-batches that do not fit without."""
+    plain = next((t for t in alike if t.point.body.gradient_checkpointing == "none"), None)
+    saving = next((t for t in alike if t.point.body.gradient_checkpointing != "none"), None)
+    if plain is None:
+        return "gradient checkpointing is on: without it no micro-batch fits"
+    if saving is None:
+        tried = {t.point.micro_batch_size for t in alike}
+        reason = (
+            "every micro-batch fits without it" if tried == set(sizes) else "it would let no larger micro-batch fit"
+        )
+        return f"gradient checkpointing is off: {reason}"
+    pair = f"micro-batch {saving.point.micro_batch_size} with it, {plain.point.micro_batch_size} without"
+    other, state = (plain, "on") if best is saving else (saving, "off")
+    if not best.cost:
+        return f"gradient checkpointing is {state}: it would only recompute ({pair})"
+    return f"gradient checkpointing is {state}: {pair}; the other way is {other.cost / best.cost - 1:.0%} slower"
+
+
+def _complete(plan: Plan, facts: Facts) -> Candidate:
     speed = estimate_speed(
         plan,
         facts.model,
@@ -165,27 +167,11 @@ def _complete(plan: Plan, memory: MemoryEstimate, facts: Facts) -> Candidate:
     )
     quality = find_quality(plan.method, plan.quantization, kind=facts.model.kind, task=plan.task)
     return Candidate.model_construct(
-        plan=plan, memory=memory, speed=speed, run=_run_cost(plan, speed, facts), quality=quality
-    )
-
-
-def _step_seconds(candidate: Candidate) -> float:
-    """Without a speed the plan with less work wins: the one without checkpointing."""
-    if candidate.speed is None:
-        return 0.0 if candidate.plan.gradient_checkpointing == "none" else 1.0
-    return candidate.speed.step_seconds.expected
-
-
-def _compare(with_checkpointing: Candidate, without: Candidate) -> str:
-    sizes = with_checkpointing.plan.micro_batch_size, without.plan.micro_batch_size
-    slow, fast = sorted((with_checkpointing, without), key=_step_seconds, reverse=True)
-    state = "on" if fast is with_checkpointing else "off"
-    if fast.speed is None or slow.speed is None:
-        return f"gradient checkpointing is {state}: it would only recompute (micro-batch {sizes[0]} against {sizes[1]})"
-    gain = slow.speed.step_seconds.expected / fast.speed.step_seconds.expected - 1
-    return (
-        f"gradient checkpointing is {state}: micro-batch {sizes[0]} with it, {sizes[1]} without; "
-        f"the other way is {gain:.0%} slower"
+        plan=plan,
+        memory=estimate_memory(plan, facts.model, facts.hardware),
+        speed=speed,
+        run=_run_cost(plan, speed, facts),
+        quality=quality,
     )
 
 
@@ -194,8 +180,6 @@ def _run_cost(plan: Plan, speed: SpeedEstimate | None, facts: Facts) -> RunCost 
     data = facts.data
     if speed is None or data.examples is None or data.mean_len is None:
         return None
-    from estimators.cost import cost_usd, run_length
-
     trained = max(1, data.examples - round(data.examples * plan.eval_fraction))
     length = run_length(plan, speed, examples=trained, mean_len=data.mean_len)
     usd = cost_usd(length.seconds, n_gpus=plan.n_gpus, price=facts.price) if facts.price is not None else None
@@ -212,6 +196,36 @@ def _drop_for_memory(cell: Cell, memory: MemoryEstimate) -> Dropped:
     if memory.verdict == "tight":
         rule, reason = "tight", f"{reason}: it may fit, which is not enough to recommend it"
     return drop(cell, rule, reason, needs_gib=gib_from_bytes(memory.device.high))
+
+
+def main_memory(plan: Plan, facts: Facts) -> float:
+    """Bytes of main memory that hold what is offloaded from all cards."""
+    if not plan.offload_parameters:
+        return 0.0
+    kept = plan.model_copy(update={"offload_parameters": False, "offload_optimizer": False})
+    phase = estimate_memory(kept, facts.model, facts.hardware).phases[-1]
+    return plan.n_gpus * sum(c.n_bytes for c in phase.components if c.name in OFFLOADED)
+
+
+def disk_bytes(plan: Plan, facts: Facts) -> float:
+    """The downloaded model, two checkpoints that training can go on from, and what is exported in the end."""
+    method, optimizer = get_method(plan.method), get_optimizer(plan.optimizer)
+    itemsize = DTYPE_BYTES.get(plan.quantization, HALF)
+    size = checkpoint_size(plan, facts.model, method, optimizer, trained_itemsize=itemsize if method.trains_base else 4)
+    return facts.model.parameters * HALF + CHECKPOINTS_KEPT * size.resume + size.weights
+
+
+def _over_storage(candidate: Candidate, cell: Cell, request: Request, facts: Facts) -> Dropped | None:
+    """Main memory for what is offloaded, disk for what is downloaded and saved; where the request names a limit."""
+    needs_ram, needs_disk = main_memory(candidate.plan, facts), disk_bytes(candidate.plan, facts)
+    for rule, needs, limit in (
+        ("main-memory", needs_ram, request.ram_gib),
+        ("disk", needs_disk, request.disk_gib),
+    ):
+        if limit is not None and needs > bytes_from_gib(limit):
+            reason = f"needs {format_bytes(needs)} of {rule.replace('-', ' ')}; the limit is {limit:g} GiB"
+            return drop(cell, rule, reason, times_limit=needs / bytes_from_gib(limit))
+    return None
 
 
 def _over_limit(candidate: Candidate, cell: Cell, request: Request) -> Dropped | None:

@@ -69,7 +69,7 @@ def explain_way_out(
     if nearest is not None and nearest.needs_gib is not None:
         name = f"{get_method(nearest.method).title} ({nearest.quantization}, {nearest.platform})"
         needs = ceil(nearest.needs_gib * 10) / 10
-        yield f"a card that offers {needs:.1f} GiB{_for_example(nearest.needs_gib)}: {name} fits there"
+        yield f"a card that offers {needs:.1f} GiB{example_card(nearest.needs_gib)}: {name} fits there"
         if shorter is not None:
             yield f"shorter sequences: {name} fits with --seq-len {shorter}"
         if request.methods or request.quantizations or request.platforms:
@@ -81,7 +81,8 @@ def explain_way_out(
         yield "a higher --max-usd, fewer --epochs, or a cheaper card"
 
 
-def _for_example(needs_gib: float) -> str:
+def example_card(needs_gib: float) -> str:
+    """The smallest NVIDIA card of the catalogue that has as much, in brackets."""
     cards = [g for g in load_gpus().values() if g.vendor == "NVIDIA" and g.memory_gib >= needs_gib]
     smallest = min(cards, key=lambda g: (g.memory_gib, g.id), default=None)
     return f" (as the {smallest.name}, {smallest.memory_gib:.1f} GiB)" if smallest is not None else ""

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from advisor.assess import SEQ_LEN_STEP, assess, find_price
+from advisor.axes import accumulation, micro_batches
 from advisor.criteria import QUALITY_FLOOR
 from advisor.decide import decide
 from advisor.explain import next_commands
 from advisor.facts import fingerprint, resolve_model
 from advisor.hardware import resolve_hardware
-from advisor.plans import accumulation, micro_batches
 from advisor.recommendation import Answer, Candidate, Facts
 from advisor.request import Request
 from advisor.request_flags import flag_of
@@ -255,7 +255,7 @@ class _Tries(dict[int, Attempt]):
 
 def _attempt(request: Request, facts: Facts) -> Attempt:
     try:
-        answer = decide(request.replace(methods=request.methods or sound_methods(facts)), facts)
+        answer = decide(request.replace(methods=request.methods or sound_methods(facts)), facts, concede=False)
     except AdviseError as error:
         return Attempt(None, error.message)
     if answer.best is not None:

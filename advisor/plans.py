@@ -1,6 +1,6 @@
-"""The space of plans: cells (platform x method x quantization), the rules that drop one, and the axes inside one.
+"""The outer space of plans: cells (platform x method x quantization), the rules that drop one, and a first draft.
 
-One small function an axis, one a rule. No cell vanishes: it is drafted, or a rule names its reason.
+One small function a rule. No cell vanishes: it is drafted, or a rule names its reason. `axes.py` has the axes inside.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,12 +12,13 @@ from advisor.request import Request
 from estimators.methods import get_method
 from profiles.catalog import load_gpus
 from profiles.gpu import Hardware
-from profiles.plan import FOUR_BIT, Checkpointing, Plan, Quantization, Sharding
+from profiles.plan import FOUR_BIT, Plan, Quantization
 from profiles.platform import load_platforms
 from profiles.units import BILLION
 
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 ESTIMATED_TASKS = ("sft", "pretrain", "classification")
+DEFAULT_RANK = 16  # Unsloth documentation and QLoRA: 16 to 32 on all linear layers
 MERGEABLE = frozenset({"full", "lora", "qlora", "adalora", "bitfit"})  # PEFT's soft prompts have no merge_and_unload
 
 # Learning rates with their sources: TRL documentation (full), Unsloth and TRL documentation (LoRA), artidoro/qlora
@@ -196,8 +197,8 @@ def draft_plan(cell: Cell, request: Request, facts: Facts) -> Plan:
             "method": cell.method,
             "quantization": cell.quantization,
             "mixed_precision": True if cell.quantization == "fp32" and hardware.gpu.vendor != "CPU" else None,
-            "lora_rank": request.lora_rank,
-            "lora_alpha": 2.0 * request.lora_rank if adapter else None,
+            "lora_rank": request.lora_rank or DEFAULT_RANK,
+            "lora_alpha": 2.0 * (request.lora_rank or DEFAULT_RANK) if adapter else None,
             "lora_dropout": LORA_DROPOUT_SMALL if small and adapter and cell.platform != "unsloth" else 0.0,
             "seq_len": facts.seq_len,
             "mean_len": data.mean_len,
@@ -238,33 +239,3 @@ def attention(cell: Cell, facts: Facts) -> str:
     kinds = [g.block.attention for g in facts.model.layers]
     eager = facts.model.model_type in EAGER_ONLY or any(a.logit_softcap or a.sinks for a in kinds)
     return "eager" if eager else "sdpa"
-
-
-def checkpointings(cell: Cell) -> tuple[Checkpointing, ...]:
-    """From fastest to smallest. Prefix tuning needs the KV cache, which checkpointing turns off."""
-    if cell.method == "prefix":
-        return ("none",)
-    return ("none", "unsloth") if cell.platform == "unsloth" else ("none", "full")
-
-
-def optimizers(cell: Cell) -> tuple[str, ...]:
-    """The plain one, and where all weights have states, the one with 8-bit states if the plain one fits in no way."""
-    return ("adamw_torch_fused", "adamw_8bit") if cell.method == "full" else ("adamw_torch_fused",)
-
-
-def shardings(facts: Facts) -> tuple[Sharding, ...]:
-    """Copies first, shards where copies do not fit."""
-    return ("none",) if facts.hardware.n_gpus == 1 else ("ddp", "fsdp2")
-
-
-def micro_batches(request: Request, facts: Facts) -> tuple[int, ...]:
-    """Divisors of one card's share of the global batch, so that accumulation completes it exactly; ascending."""
-    if request.micro_batch_size is not None:
-        return (request.micro_batch_size,)
-    share = max(1, round(request.global_batch_size / facts.hardware.n_gpus))
-    return tuple(n for n in range(1, share + 1) if share % n == 0)
-
-
-def accumulation(micro_batch_size: int, request: Request, facts: Facts) -> int:
-    """Steps that complete the wanted global batch."""
-    return max(1, round(request.global_batch_size / facts.hardware.n_gpus / micro_batch_size))

@@ -113,6 +113,40 @@ class RunnerUp(Answer):
     why_not: str
 
 
+ChangeKind = Literal["memory", "hours", "usd", "goal"]
+
+
+class Change(Answer):
+    """Something that would have to be otherwise for another combination to win.
+
+    amount: of memory in GiB a card, of hours, or of USD. goal: what would come first instead.
+    """
+
+    kind: ChangeKind
+    amount: float | None
+    goal: str | None = None
+    platform: str
+    method: str
+    quantization: Quantization
+    text: str
+
+
+class FrontPoint(Answer):
+    """A combination that no other beats in evidence, time and memory at once. `best`: the recommended one.
+
+    tier: of the evidence on quality. seconds_per_token: of a real token over all cards. device_high: the high end of
+    one card's memory, bytes.
+    """
+
+    platform: str
+    method: str
+    quantization: Quantization
+    tier: int
+    seconds_per_token: float | None
+    device_high: float
+    best: bool
+
+
 class Risk(Answer):
     """A risk by its id in the framework (K1-K4), the numbers that raise it, and the setting that guards against it.
 
@@ -146,7 +180,8 @@ class Recommendation(Answer):
 
     verdict: "tight" where nothing surely fits and something may. criteria: what decided, the weightiest first.
     dropped: all combinations that are neither `best` nor compared with it, each with its reason. nearest: of those
-    that memory or limits kept out, the ones to look at.
+    that memory or limits kept out, the ones to look at. front: the combinations that none beats in evidence, time and
+    memory at once. changes: what would have to change for another to win. conceded: what had to be given up.
     """
 
     verdict: Verdict
@@ -156,9 +191,12 @@ class Recommendation(Answer):
     data: DataFacts
     fingerprints: dict[str, str]
     criteria: tuple[str, ...]
+    conceded: str = "none"
     best: Candidate | None = None
     reasons: tuple[str, ...] = ()
     runner_ups: tuple[RunnerUp, ...] = ()
+    front: tuple[FrontPoint, ...] = ()
+    changes: tuple[Change, ...] = ()
     risks: tuple[Risk, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     nearest: tuple[Dropped, ...] = ()

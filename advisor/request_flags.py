@@ -8,7 +8,10 @@ _OTHER_NAMES = {
     "platforms": "--platform",
     "methods": "--method",
     "quantizations": "--quantization",
+    "ram_gib": "--ram",
+    "disk_gib": "--disk",
     "lora_rank": "--rank",
+    "target_modules": "--target",
     "global_batch_size": "--batch",
     "micro_batch_size": "--micro-batch",
 }
@@ -25,6 +28,9 @@ def request_flags(request: Request) -> list[str]:
     for name, field in type(request).model_fields.items():
         value = getattr(request, name)
         if value == field.get_default(call_default_factory=True) or isinstance(value, dict):
+            continue
+        if value is False:
+            words.append(f"--no-{flag_of(name).removeprefix('--')}")
             continue
         for item in value if isinstance(value, tuple) else (value,):
             words.append(flag_of(name))

@@ -7,6 +7,7 @@ from advisor.assess import TOLERATED_LOSS
 from advisor.evaluate import LOW_HEADROOM
 from advisor.plans import LEARNING_RATE, MANY_EPOCHS, SMALL_DATA
 from advisor.recommendation import Candidate, Facts, Risk
+from advisor.request import Request
 from estimators.methods import get_method
 from profiles.plan import FOUR_BIT, Plan
 from profiles.platform import load_platforms
@@ -17,11 +18,12 @@ REPEATED = 0.05  # share of examples that are copies of others
 COMMON_METHODS = frozenset({"full", "lora", "qlora"})
 
 
-def find_risks(candidate: Candidate, facts: Facts) -> tuple[Risk, ...]:
+def find_risks(candidate: Candidate, facts: Facts, request: Request | None = None) -> tuple[Risk, ...]:
     """All risks that the numbers raise, in the framework's order."""
     return (
         *overfitting(candidate, facts),
         *forgetting(candidate, facts),
+        *(special_field(candidate, request) if request is not None else ()),
         *resource_use(candidate, facts),
         *maintenance(candidate),
     )
@@ -94,6 +96,19 @@ def forgetting(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
         )
 
 
+def special_field(candidate: Candidate, request: Request) -> Iterator[Risk]:
+    """K2 of a special field: general benchmarks say nothing of it, and held-out rows come from the same source."""
+    if request.field is not None:
+        plan = candidate.plan
+        yield Risk.model_construct(
+            id="K2",
+            title=f"a special field ({request.field})",
+            finding="no platform or method is known to suit it better; a falling loss does not show right answers",
+            guard=f"{plan.eval_fraction:.0%} held back for the loss; a test of the field's own, before and after",
+            settings=_settings(plan, "eval_fraction"),
+        )
+
+
 def resource_use(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
     """K3: too close to the edge, too far from it, or numerically on thin ice."""
     plan, memory = candidate.plan, candidate.memory
@@ -104,7 +119,7 @@ def resource_use(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
             id="K3",
             title="little headroom",
             finding=f"the high end of the estimate leaves {format_bytes(free)} of {format_bytes(memory.budget)}",
-            guard=f"{segments}if it runs out, half micro_batch_size and twice gradient_accumulation_steps are the same",
+            guard=f"{segments}if it runs out, {_way_out(plan)}",
             settings=_settings(plan, "expandable_segments", "micro_batch_size", "gradient_accumulation_steps"),
         )
     if facts.data.tokens_lost > TOLERATED_LOSS:
@@ -139,6 +154,15 @@ def resource_use(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
             guard=f"max_grad_norm {plan.max_grad_norm}; resume from the last checkpoint, or use a card with bf16",
             settings=_settings(plan, "max_grad_norm"),
         )
+
+
+def _way_out(plan: Plan) -> str:
+    """What needs less memory and trains the same."""
+    if plan.micro_batch_size > 1:
+        return "half micro_batch_size and twice gradient_accumulation_steps are the same"
+    if plan.gradient_checkpointing == "none":
+        return "gradient checkpointing trains the same with less memory and more time"
+    return "a shorter seq_len needs less"
 
 
 def maintenance(candidate: Candidate) -> Iterator[Risk]:

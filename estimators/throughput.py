@@ -24,7 +24,7 @@ from estimators.step_time import (
     optimizer_items,
     overlapped,
 )
-from estimators.work import Batch
+from estimators.work import Batch, MicroBatch
 from profiles.catalog import find_gpu, get_optimizer
 from profiles.dataset import LengthDistribution
 from profiles.gpu import DType, GpuSpec, Hardware
@@ -57,7 +57,7 @@ def why_no_speed(hardware: Hardware, plan: Plan | None = None) -> str:
     if plan is not None and plan.task == "grpo":
         return "GRPO generates its own samples, and the time of that is not modelled"
     gpu = hardware.gpu
-    if gpu.vendor == "CPU" or _candidates(hardware):
+    if gpu.vendor == "CPU" or candidate_cards(hardware):
         return ""
     if gpu.bandwidth is None:
         return f"the memory bandwidth of {gpu.name} is not known"
@@ -85,7 +85,7 @@ def estimate_speed(
     if why_no_speed(hardware, plan):
         return None
     constants = calibrated_constants(calibration)
-    cards = _candidates(hardware) or (hardware.gpu,)
+    cards = candidate_cards(hardware) or (hardware.gpu,)
     steps = [s for s in (step_on(plan, model, gpu, constants, lengths) for gpu in cards) if s is not None]
     if not steps:
         return None
@@ -152,11 +152,7 @@ def expected_step(
     n = plan.gradient_accumulation_steps
     micro = micro_batch(plan, model, method, regime, rates, batch)
     scale = _reference_share(plan)
-    gpu = micro.seconds * scale * rates.step_time_factor
-    host = micro.launches * rates.launch * scale
-    if plan.sharding in GATHERING:
-        host += micro.layer_passes * rates.sharded_layer
-    busy = smooth_max(gpu, host, rates.host_norm)
+    gpu, busy = busy_seconds(plan, micro, rates)
     per_micro, per_step, traffic = communication_seconds(plan, model, method, regime, rates)
     offload, offloaded = offload_seconds(plan, model, regime, rates, batch)
     exposed = overlapped(busy, per_micro, rates.overlap)
@@ -183,6 +179,16 @@ def expected_step(
         computed_tokens=batch.tokens,
         real_tokens=real_tokens(plan, lengths) * n * plan.n_gpus,
     )
+
+
+def busy_seconds(plan: Plan, micro: MicroBatch, rates: Rates) -> tuple[float, float]:
+    """Seconds of a micro-batch: the GPU's own, and with what the host adds where it cannot keep up."""
+    scale = _reference_share(plan)
+    gpu = micro.seconds * scale * rates.step_time_factor
+    host = micro.launches * rates.launch * scale
+    if plan.sharding in GATHERING:
+        host += micro.layer_passes * rates.sharded_layer
+    return gpu, smooth_max(gpu, host, rates.host_norm)
 
 
 def batch_shape(plan: Plan, method: Method, lengths: LengthDistribution | None = None) -> Batch:
@@ -227,7 +233,7 @@ def _reference_share(plan: Plan) -> float:
     return 1 + (1 / passes if plan.task in REFERENCE_TASKS else 0)
 
 
-def _candidates(hardware: Hardware) -> tuple[GpuSpec, ...]:
+def candidate_cards(hardware: Hardware) -> tuple[GpuSpec, ...]:
     """The catalogue's cards that an unnamed one may be, as far as their rates are known."""
     cards = (find_gpu(name) for name in hardware.candidates)
     return tuple(c for c in cards if c.bandwidth is not None and _has_rate(c))

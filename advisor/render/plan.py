@@ -22,7 +22,8 @@ def describe_plan(plan: Plan) -> Iterator[tuple[str, str]]:
     yield (
         "Batch",
         f"micro-batch {plan.micro_batch_size} x {plan.gradient_accumulation_steps} accumulation{cards} = "
-        f"{plan.global_batch_size} sequence{'s' * (plan.global_batch_size > 1)} of {plan.seq_len} tokens",
+        f"{plan.global_batch_size} {'packed row' if plan.packing else 'sequence'}{'s' * (plan.global_batch_size > 1)} "
+        f"of {plan.seq_len} tokens",
     )
     settings = [
         f"gradient checkpointing {plan.gradient_checkpointing}",
@@ -30,5 +31,7 @@ def describe_plan(plan: Plan) -> Iterator[tuple[str, str]]:
         f"optimizer {plan.optimizer}",
     ]
     if plan.sharding != "none":
-        settings.append(f"sharding {plan.sharding}")
+        settings.append(f"sharding {plan.sharding}" + (" with offload to main memory" * plan.offload_parameters))
+    if plan.packing:
+        settings.append("packing")
     yield "Settings", ", ".join(settings)

@@ -9,7 +9,9 @@ from advisor.render.speed import describe_speed
 from estimators.answer import MemoryEstimate
 from estimators.methods import get_method
 from profiles.platform import load_platforms
-from profiles.units import format_bytes, format_count
+from profiles.units import format_bytes, format_count, gib_from_bytes
+
+MOST_CHANGES = 4
 
 
 def render_recommendation(recommendation: Recommendation, width: int | None = None) -> Page:
@@ -62,10 +64,32 @@ def _add_best(page: Page, recommendation: Recommendation, best: Candidate) -> No
     page.bullets("Why", recommendation.reasons)
     page.bullets("Why not", _runner_ups(recommendation))
     page.line("  `ftadvise plans` with the same options shows all combinations.", dim=True)
+    page.bullets("What would change it", (_sentence(change.text) for change in recommendation.changes[:MOST_CHANGES]))
+    _add_front(page, recommendation)
     if recommendation.risks:
         page.heading("Risks")
     for risk in recommendation.risks:
         page.hang(f"  {risk.id}  ", f"{risk.title}: {risk.finding}. Guard: {risk.guard}.")
+
+
+def _add_front(page: Page, recommendation: Recommendation) -> None:
+    """One line a combination; the recommended one is marked in words."""
+    if not recommendation.front:
+        return
+    page.heading("Pareto front: nothing is better in evidence, time and memory at once")
+    page.line(f"  {'method':18s} {'base':7s} {'platform':13s} {'tier':>4s} {'tokens/s':>9s} {'to GiB':>7s}", dim=True)
+    for point in recommendation.front:
+        rate = "-" if not point.seconds_per_token else f"{1 / point.seconds_per_token:,.0f}"
+        page.line(
+            f"  {point.method:18s} {point.quantization:7s} {point.platform:13s} {point.tier:4d} {rate:>9s} "
+            f"{gib_from_bytes(point.device_high):7.1f}" + ("  recommended" if point.best else "")
+        )
+    if not any(point.best for point in recommendation.front):
+        page.hang("  ", "The recommended one is not among them: a criterion before these three decided (Why not).")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _runner_ups(recommendation: Recommendation) -> list[str]:
@@ -90,3 +114,4 @@ def _add_no_fit(page: Page, recommendation: Recommendation) -> None:
         ),
     )
     page.bullets("What would help", recommendation.way_out)
+    page.bullets("By memory", (_sentence(change.text) for change in recommendation.changes[:MOST_CHANGES]))

@@ -1,5 +1,7 @@
 """A small model and stand-in estimators: the decision is tested on numbers that the test can reckon itself."""
 
+from functools import partial
+
 import pytest
 
 import advisor.api
@@ -9,6 +11,7 @@ from advisor.recommendation import DataFacts, Facts
 from estimators.answer import Component, MemoryEstimate, Phase, SpeedEstimate
 from estimators.interval import Interval
 from estimators.methods import get_method
+from estimators.plan_figures import ReferenceFigures
 from profiles.families import describe_model
 from profiles.gpu import GpuSpec, Hardware
 from profiles.units import GIB
@@ -70,6 +73,8 @@ def stand_in_speed(plan, model, hardware, *, calibration=None, lengths=None):
 def stand_ins(monkeypatch):
     """The stand-in estimators in place of the real ones."""
     monkeypatch.setattr(advisor.evaluate, "estimate_memory", stand_in_memory)
+    figures = partial(ReferenceFigures, memory=stand_in_memory, speed=stand_in_speed)
+    monkeypatch.setattr(advisor.evaluate, "PlanFigures", figures)
     monkeypatch.setattr(estimators.replay, "estimate_memory_replayed", stand_in_memory)
     for module in (advisor.evaluate, advisor.api):
         monkeypatch.setattr(module, "estimate_speed", stand_in_speed)

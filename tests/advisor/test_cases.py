@@ -134,12 +134,8 @@ CASES = [
         "2 x RTX 3090 over PCIe, 70B",
         {"model": "llama-70b", "gpu": "2x rtx3090", "seq_len": 512},
         QLORA,
-        "answer.ai's FSDP and QLoRA (and public notebooks after it): 70B on two 24 GB cards, with layers in CPU memory",
-        departs=(
-            NOTHING,
-            "the search has no CPU offload of parameters yet, and without it 35 GB in 4 bits, gathered layer by layer, "
-            "leave nothing sure: the answer is 'tight', which is not recommended",
-        ),
+        "answer.ai's FSDP and QLoRA: 70B on two 24 GB cards, with layers in main memory",
+        {"sharding": "fsdp2", "offload_parameters": True, "gradient_checkpointing": "full"},
     ),
     Case(
         "8 x H100, 70B",
@@ -226,8 +222,8 @@ CASES = [
         "cheap, 7B on a 4090",
         {"model": "qwen-7b", "gpu": "rtx4090", "goal": "cheap", "examples": 20_000, "mean_len": 400},
         QLORA,
-        "cheap is said of QLoRA",
-        departs=(LORA, "it saves memory, not money: on a card that holds the plain base, plain LoRA is done earlier"),
+        "cheap is said of QLoRA: the memory that it frees spares recomputation, and short examples are packed",
+        {"packing": True, "gradient_checkpointing": "none"},
     ),
     Case(
         "MoE, Mixtral on one A100 of 80 GB",

@@ -1,16 +1,7 @@
 import pytest
 
-from advisor.plans import (
-    RULES,
-    Cell,
-    accumulation,
-    checkpointings,
-    draft_plan,
-    enumerate_cells,
-    micro_batches,
-    name_card,
-    screen_cell,
-)
+from advisor.axes import accumulation, checkpointings, micro_batches
+from advisor.plans import RULES, Cell, draft_plan, enumerate_cells, name_card, screen_cell
 from advisor.request import Request
 from estimators.methods import framework_methods
 from profiles.plan import Plan

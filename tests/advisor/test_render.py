@@ -37,6 +37,13 @@ def test_an_answer(make_facts, width):
     check(f"advise-{width}", str(render_recommendation(answer, width)))
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_an_answer_with_its_alternatives(make_facts, width):
+    facts = make_facts(gib=9, examples=600, mean_len=300)
+    request = Request(model="small-llama", gpu="card", examples=600, mean_len=300)
+    check(f"compare-{width}", str(render_recommendation(decide(request, facts, compare=True), width)))
+
+
 def test_nothing_fits(make_facts):
     check("advise-no-fit-80", str(render_recommendation(decide(Request(model="small-llama"), make_facts(gib=0.4)), 80)))
 

@@ -16,12 +16,15 @@ Examples:
 """
 )
 @request_options
+@click.option(
+    "--compare", is_flag=True, help="Also the Pareto front, and what every goal would choose (in --json always)."
+)
 @json_option
-def command(as_json: bool, **fields: Any) -> int:
+def command(compare: bool, as_json: bool, **fields: Any) -> int:
     """Recommend how to fine-tune a model here (the default)."""
     from advisor.api import advise
 
-    recommendation = advise(build_request(fields))
+    recommendation = advise(build_request(fields), compare=compare or as_json)
     if as_json:
         from advisor.render.envelope import answer_envelope
 

@@ -5,7 +5,6 @@ from typing import Any, get_args
 import click
 
 from advisor.cli.options import build_request, json_option, request_options
-from profiles.errors import InvalidInputError
 
 WHAT = ("seq_len", "batch", "model", "gpu", "n_gpus")
 
@@ -34,9 +33,9 @@ def command(what: str, as_json: bool, **fields: Any) -> int:
     from advisor.inverse import ANY_MODEL, What, fit
 
     assert what in get_args(What)
-    if fields["model"] is None and what != "model":
-        raise InvalidInputError("--model", "is missing", "Only --what model does without.")
-    answer = fit(what, build_request({**fields, "model": fields["model"] or ANY_MODEL}))  # type: ignore[arg-type]
+    if what == "model" and fields["profile"] is None:
+        fields["model"] = fields["model"] or ANY_MODEL
+    answer = fit(what, build_request(fields))  # type: ignore[arg-type]
     if as_json:
         from advisor.render.envelope import answer_envelope
 
@@ -46,8 +45,3 @@ def command(what: str, as_json: bool, **fields: Any) -> int:
 
         render_fit(answer).show()
     return 0 if answer.best is not None else 1
-
-
-for option in command.params:
-    if option.name == "model":
-        option.required = False  # where the model is what is asked for
