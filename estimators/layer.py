@@ -126,7 +126,7 @@ def run_layer(tape: Tape, x: Tensor, block: Block, regime: Regime, setup: LayerS
         accumulates=setup.accumulates,
     )
     tape.mark()
-    if regime.fused_kernels and is_fused(block) and setup.adapter == "lora":
+    if regime.fused_layers and is_fused(block):
         return fused_layer_forward(scope, block, x)
     return layer_forward(scope, block, x)
 

@@ -3,17 +3,19 @@
 full: transformers' ForCausalLMLoss (loss/loss_utils.py): logits, an fp32 copy, log_softmax; 14 V bytes a token at the
 peak while the outputs are held, 12 V once they are not. fused: TRL 1.16's LM head (trl/kernels/chunked_logprob.py): one
 tile of 4096 x 32768 logits, an fp32 gradient of the hidden states. chunked: Liger's and Unsloth's, which compute the
-gradient during forward, some rows at a time.
+gradient during forward, some rows (Unsloth: or tiles) at a time.
 """
 
 from dataclasses import dataclass
 
 from estimators import layer_ops as ops
+from estimators.fused_layer import fused_norm
 from estimators.layer import LayerSetup, input_width
 from estimators.layer_ops import FP32, Scope
 from estimators.regime import Regime
 from estimators.tape import Line, Tape, Tensor
-from profiles.model import ModelSpec, Norm
+from estimators.unsloth_loss import SPLIT_COLUMNS, STATISTICS, LossTile, loss_tile
+from profiles.model import Linear, ModelSpec, Norm
 
 INDEX_BYTES = 8
 TRL_TOKEN_TILE = 4096  # trl/kernels/chunked_logprob.py TOKEN_CHUNK_SIZE
@@ -70,14 +72,32 @@ def run_head(
         return _full(scope, model, hidden)
     if regime.loss == "fused":
         return _fused(scope, model, hidden, tokens), None
+    if regime.fused_kernels:
+        return _unsloth(scope, hidden, model.head, unsloth_tile(model, regime, setup, tokens)), None
     return _chunked(scope, model, hidden), None
+
+
+def unsloth_tile(model: ModelSpec, regime: Regime, setup: LayerSetup, tokens: int) -> LossTile | None:
+    """The tile of logits that Unsloth's loss makes of `tokens`; None where the loss is another."""
+    if regime.loss != "chunked" or not regime.fused_kernels or model.head is None:
+        return None
+    return loss_tile(
+        tokens=tokens,
+        hidden_size=model.head.in_features,
+        vocab_size=model.head.out_features,
+        tiled_from=regime.loss_tiled_from,
+        trains_head=setup.trains_weights or setup.trains_head,
+    )
 
 
 def _final_norm(scope: Scope, model: ModelSpec, x: Tensor, setup: LayerSetup) -> Tensor:
     final = next((n for n in model.extra_norms if n.place == "final"), None)
     if final is None or final.size != int(x.width):
         return x
-    hidden = ops.norm(scope, x, final, trained=_trains_norm(setup, final))
+    if scope.regime.fused_layers:
+        hidden = fused_norm(scope, x, gemma=model.layers[0].block.mlp.activation.startswith("gelu"))
+    else:
+        hidden = ops.norm(scope, x, final, trained=_trains_norm(setup, final))
     scope.tape.drop(x)
     return hidden
 
@@ -170,5 +190,29 @@ def _chunked(scope: Scope, model: ModelSpec, hidden: Tensor) -> Tensor:
     kept = head.weight_parameters * regime.rest if scope.trains_weights else 0.0
     loss = tape.op(hidden, width=0.0, itemsize=FP32, saved=[gradient], weight_grad=0.0 if scope.accumulates else kept)
     tape.release(gradient)
+    tape.drop(hidden)
+    return loss
+
+
+def _unsloth(scope: Scope, hidden: Tensor, head: Linear, tile: LossTile | None) -> Tensor:
+    """unsloth_zoo (fused_losses/fused_linear.py): one buffer of logits, in which their gradient is written; rows with
+    a label are picked; the gradients of hidden states and head are kept, and scaled into new tensors in backward."""
+    assert tile is not None
+    tape, regime = scope.tape, scope.regime
+    gradient = tape.alloc(hidden.width * hidden.itemsize)
+    index = tape.alloc(3 * INDEX_BYTES)
+    weight = head.weight_parameters * regime.rest if scope.trains_weights else 0.0
+    of_weight = tape.alloc(0.0, weight)
+    row = hidden.width * regime.compute + hidden.width * FP32
+    row += STATISTICS * -(-head.out_features // SPLIT_COLUMNS) if tile.tiled else hidden.width * hidden.itemsize
+    half = head.weight_parameters * regime.compute if regime.rest > regime.compute else 0.0
+    tape.scratch(0.0, tile.n_bytes + tile.rows * row + half)
+    tape.release(index)
+    loss = tape.op(
+        hidden, width=0.0, itemsize=FP32, saved=[gradient, of_weight],
+        weight_grad=0.0 if scope.accumulates else weight, scratch=(0.0, weight if scope.accumulates else 0.0),
+    )  # fmt: skip
+    tape.release(gradient)
+    tape.release(of_weight)
     tape.drop(hidden)
     return loss

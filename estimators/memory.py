@@ -11,9 +11,10 @@ from collections.abc import Hashable
 from estimators.answer import Component, ComponentName, MemoryEstimate, Phase, PhaseName
 from estimators.layer import LayerProfile, LayerSetup, kept_past_checkpoints, profile_layer
 from estimators.layer_ops import FLASH_ROW_BLOCK, FP32
-from estimators.logits import TRL_TOKEN_TILE, HeadProfile, profile_head
+from estimators.logits import TRL_TOKEN_TILE, HeadProfile, profile_head, unsloth_tile
 from estimators.margins import allocated_interval, reserved_interval
 from estimators.methods import Method, get_method
+from estimators.offload import offloaded_bytes, shared_weight
 from estimators.overhead import device_interval, workspace_bytes
 from estimators.regime import Regime, has_mask, resolve_regime
 from estimators.setup import layer_runs, layer_setup
@@ -86,7 +87,10 @@ class MemoryModel:
         self._last_graph = 0.0  # outputs that are kept hold their graph, and int8's products what they read
         if self.regime.keep_outputs and self.regime.quantized == 8:
             self._last_graph = sum(r.count * kept_past_checkpoints(r.block, self.regime) for r in runs if r.reached)
-        self._heads: dict[bool, HeadProfile] = {}
+        self._heads: dict[Hashable, HeadProfile] = {}
+        self._shared_weight = shared_weight(model, self.regime, self.setup)
+        indexed = self.regime.fused_layers and plan.packing  # Unsloth then makes the tables of every position
+        self._positions = max(model.max_position_embeddings, self.seq_len) if indexed else self.seq_len
         copies = _autocast_copies(model, method, self.regime, plan)
         encoder = method.has_encoder(plan)
         self._encoder_copies = copies if encoder else 0.0  # backward reaches the encoder last
@@ -105,14 +109,20 @@ class MemoryModel:
             + self._below * tokens
             + sum(count * _point(p.saved, tokens) for count, p in self._layers)
         )
-        if regime.checkpointing and not regime.offload_checkpoints:
-            saved += sum(count for count, p in self._layers if p.checkpointed) * checkpoint
+        layers = sum(count for count, p in self._layers if p.checkpointed)
+        stays = layers * checkpoint
+        if regime.offload_checkpoints:
+            frozen = not self.method.trains_base
+            buffers, stays = offloaded_bytes(checkpoint, layers=layers, frozen_embedding=frozen)
+            saved += buffers
+        saved += stays
         fixed: Parts = [
             ("base_weights", standing.base),
             ("adapter_weights", standing.adapters),
             ("optimizer_states", standing.states),
             ("workspace", standing.workspace),
             ("gathered", standing.gathered),
+            ("dequantized_weights", self._shared_weight),
             ("inputs", self._input_bytes(tokens)),
         ]
         logits = max(_at(head.forward, tokens) + self._cast_copies + held, _at(head.backward, tokens))
@@ -128,7 +138,7 @@ class MemoryModel:
                     ("logits", logits),
                 ],
             ),
-            ("layer_backward", self._layer_backward(fixed, gradients, saved, checkpoint, tokens, held)),
+            ("layer_backward", self._layer_backward(fixed, gradients, saved, stays, checkpoint, tokens, held)),
         ]
         if self.method.trains_base:
             phases.append(("embedding_backward", self._embedding_backward(fixed, tokens, held)))
@@ -137,16 +147,16 @@ class MemoryModel:
         return phases
 
     def _head(self, tokens: int) -> HeadProfile:
-        """The head's profile differs only in whether TRL's tile of rows is full."""
-        full_tile = tokens > TRL_TOKEN_TILE
-        if full_tile not in self._heads:
-            self._heads[full_tile] = profile_head(self.model, self.regime, self.setup, tokens=tokens)
-        return self._heads[full_tile]
+        """The head's profile differs only in whether TRL's tile of rows is full, and in Unsloth's tile."""
+        tile = tokens > TRL_TOKEN_TILE, unsloth_tile(self.model, self.regime, self.setup, tokens)
+        if tile not in self._heads:
+            self._heads[tile] = profile_head(self.model, self.regime, self.setup, tokens=tokens)
+        return self._heads[tile]
 
     def _input_bytes(self, tokens: int) -> float:
         """Ids, labels, positions' cos and sin of one sequence, and the mask."""
         attention = self.model.layers[0].block.attention
-        rotary = 2.0 * self.seq_len * attention.head_dim * self.regime.residual if attention.rotary else 0.0
+        rotary = 2.0 * self._positions * attention.head_dim * self.regime.residual if attention.rotary else 0.0
         return INPUT_BYTES * tokens + rotary + self.mask_bytes(tokens)
 
     def mask_bytes(self, tokens: int) -> float:
@@ -177,9 +187,10 @@ class MemoryModel:
         ]
 
     def _layer_backward(
-        self, fixed: Parts, gradients: float, saved: float, checkpoint: float, tokens: int, held: float
+        self, fixed: Parts, gradients: float, saved: float, stays: float, checkpoint: float, tokens: int, held: float
     ) -> Parts:
-        """The worst layer's backward, at the top (all others' tensors alive) or the bottom (all gradients there)."""
+        """The worst layer's backward, at the top (all others' tensors alive) or the bottom (all gradients there).
+        `stays`: checkpoints on the card, gone at the bottom but for the layer's own, which may be in a buffer."""
         head_left = self._head(tokens).left
 
         def alive_of(p: LayerProfile) -> float:
@@ -194,7 +205,8 @@ class MemoryModel:
             own = checkpoint if profile.checkpointed else _point(profile.saved, tokens)
             peak = _at(profile.backward, tokens)
             working = peak if profile.checkpointed else peak - own
-            ends = ((saved, head_left), (min(saved, own), total_left - profile.left))
+            bottom = max(saved - stays, own) if self.regime.offload_checkpoints else min(saved, own)
+            ends = ((saved, head_left), (bottom, total_left - profile.left))
             if self.method.trains_layers:  # which layers lie below this one is known
                 done += count * profile.left
                 top = below + count * alive_of(profile)
@@ -302,6 +314,8 @@ def _assumptions(plan: Plan, model: ModelSpec, regime: Regime, hardware: Hardwar
     ]
     if regime.fused_kernels:
         said.append("Unsloth's kernels are modelled from their source, not run")
+        if not regime.fused_layers:
+            said.append("Unsloth compiles this model's own layers; they are counted uncompiled")
     elif regime.quantized and any(x.kind == "parameter" for g in model.layers for x in g.block.linears):
         said.append("the experts are bare tensors in transformers 5: bitsandbytes leaves them in 16 bits")
     if plan.sharding != "none":

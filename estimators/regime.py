@@ -13,6 +13,7 @@ from profiles.gpu import GpuSpec
 from profiles.model import ModelSpec
 from profiles.plan import FOUR_BIT, QUANTIZED, FloatType, LossKernel, Plan
 from profiles.scheme import DTYPE_BYTES
+from profiles.units import GIB
 
 Kernel = Literal["flash", "efficient", "math", "eager"]
 
@@ -21,6 +22,13 @@ Kernel = Literal["flash", "efficient", "math", "eager"]
 WITHOUT_SDPA = frozenset({"bloom", "deberta-v2", "gpt_neo", "gptj"})
 FLASH_MAX_HEAD_DIM = 256  # aten/native/transformers/cuda/sdp_utils.cpp: check_head_dim_size_flash
 FLASH_MIN_CAPABILITY = (8, 0)  # check_flash_attention_hardware_support
+# unsloth 2026.10.9 models/loader.py: families with layers of Unsloth's own; all others run transformers', compiled
+UNSLOTH_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"})
+# unsloth_zoo 2026.10.9 fused_losses/fused_linear.py _flash_min_rows_auto: from how many tokens the loss goes over
+# tiles of the vocabulary; at once on cards of up to 24.5 GiB, never before compute capability 8.0
+UNSLOTH_TILED_ROWS = 4096
+UNSLOTH_SMALL_CARD = 24.5 * GIB
+NEVER = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +36,9 @@ class Regime:
     """Resolved physics of a step. Sizes in bytes per element.
 
     base: matmul weights that are not quantised. rest: embeddings, norms and head. residual: the hidden-state stream.
-    trained: base parameters that the method itself trains. `quantized` 4 or 8 bits, 0 for none.
+    trained: base parameters that the method itself trains. `quantized` 4 or 8 bits, 0 for none. fused_kernels: the
+    platform is Unsloth; fused_layers: it runs layers of its own for this model and method; loss_tiled_from: tokens from
+    which its loss makes tiles of the vocabulary instead of rows of all of it.
     """
 
     compute: int
@@ -49,6 +59,8 @@ class Regime:
     reentrant: bool
     offload_checkpoints: bool
     fused_kernels: bool
+    fused_layers: bool
+    loss_tiled_from: int
     use_cache: bool
     compute_dtype: FloatType
 
@@ -78,7 +90,8 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
     if quantized and plan.kbit_prepared:
         base = 4
     rest = base
-    masked = has_mask(plan) or method.adds_keys
+    fused_layers = runs_unsloth_layers(plan, model)
+    masked = (has_mask(plan) or method.adds_keys) and not fused_layers
     adapter = DTYPE_BYTES[plan.adapter_dtype] if plan.adapter_dtype else _adapter_bytes(plan, compute)
     return Regime(
         compute=compute,
@@ -99,9 +112,25 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         reentrant=plan.platform != "hf",
         offload_checkpoints=plan.gradient_checkpointing == "unsloth",
         fused_kernels=plan.platform == "unsloth",
+        fused_layers=fused_layers,
+        loss_tiled_from=_loss_tiled_from(gpu),
         use_cache=plan.use_cache and plan.gradient_checkpointing == "none",
         compute_dtype=compute_dtype,
     )
+
+
+def runs_unsloth_layers(plan: Plan, model: ModelSpec) -> bool:
+    """Whether Unsloth has layers of its own for this: LoRA on a 16-bit or 4-bit base (loader.py sends full fine-tuning
+    and int8 to FastModel, which compiles transformers' layers)."""
+    if plan.platform != "unsloth" or model.model_type not in UNSLOTH_FAMILIES or plan.quantization == "int8":
+        return False
+    return get_method(plan.method).peft_type == "LORA" and plan.task != "classification"
+
+
+def _loss_tiled_from(gpu: GpuSpec) -> int:
+    if (gpu.compute_capability or FLASH_MIN_CAPABILITY) < FLASH_MIN_CAPABILITY:
+        return NEVER
+    return 0 if gpu.memory_bytes <= UNSLOTH_SMALL_CARD else UNSLOTH_TILED_ROWS
 
 
 def _compute_dtype(plan: Plan, gpu: GpuSpec) -> FloatType:
@@ -147,8 +176,8 @@ def attention_kernel(plan: Plan, model: ModelSpec, gpu: GpuSpec, *, in_half: boo
     numbers of query and key heads; transformers repeats the key heads only when there is a mask.
     """
     attention = model.layers[0].block.attention
-    if plan.platform == "unsloth":
-        return "flash"  # flash-attn, xformers or flex attention, whichever the card runs: none builds s x s tensors
+    if runs_unsloth_layers(plan, model):  # xformers' flash or cutlass kernel: neither builds s x s tensors
+        return "flash" if (gpu.compute_capability or FLASH_MIN_CAPABILITY) >= FLASH_MIN_CAPABILITY else "efficient"
     without_sdpa = model.model_type in WITHOUT_SDPA and plan.attention != "flash_attention_2"
     if plan.attention == "eager" or attention.logit_softcap or attention.sinks or without_sdpa:
         return "eager"

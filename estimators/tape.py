@@ -51,7 +51,7 @@ class Tensor:
 
 
 class _Node:
-    __slots__ = ("inputs", "output", "passes", "saved", "scratch", "weight_grad")
+    __slots__ = ("inputs", "output", "overwrites", "passes", "saved", "scratch", "weight_grad")
 
     def __init__(
         self,
@@ -61,8 +61,10 @@ class _Node:
         passes: Sequence[Tensor],
         scratch: Line,
         weight_grad: float,
+        overwrites: Buffer | None,
     ) -> None:
         self.output = output
+        self.overwrites = overwrites
         self.inputs = inputs
         self.saved = saved
         self.passes = passes
@@ -167,11 +169,13 @@ class Tape:
         scratch: Line = NO_BYTES,
         weight_grad: float = 0.0,
         trains: bool = False,
+        overwrites: Buffer | None = None,
     ) -> Tensor:
         """An operation with a new output. Saves `saved` (fresh buffers are owned by the caller until it drops them).
 
         Inputs in `passes` get the output's gradient itself (an addition); the others a buffer of their own size.
-        `scratch` is what the derivative takes beside its results, `weight_grad` what it leaves behind for good.
+        `scratch` is what the derivative takes beside its results, `weight_grad` what it leaves behind for good;
+        `overwrites` is a saved buffer that the input's gradient is written over.
         """
         needs_grad = trains
         for t in inputs:
@@ -185,7 +189,7 @@ class Tape:
         if needs_grad:
             for buffer in saved:
                 buffer.refs += 1
-            self.nodes.append(_Node(out, inputs, saved, passes, scratch, weight_grad))
+            self.nodes.append(_Node(out, inputs, saved, passes, scratch, weight_grad, overwrites))
         return out
 
     def save_output(self, out: Tensor) -> None:
@@ -226,12 +230,14 @@ class Tape:
                     self._accumulate(t, t.grad, buffer)
 
     def _run(self, node: _Node, grad: Buffer) -> list[tuple[Tensor, Buffer]]:
-        passes = node.passes
+        passes, over = node.passes, node.overwrites
         made = [
-            (t, self.alloc(t.width * t.itemsize, t.fixed * t.itemsize))
+            (t, over or self.alloc(t.width * t.itemsize, t.fixed * t.itemsize))
             for t in node.inputs
             if t.requires_grad and t not in passes
         ]
+        if over is not None:
+            over.refs += len(made)
         if node.weight_grad:
             self.keep_gradient(node.weight_grad)
         if node.scratch is not NO_BYTES:
@@ -250,7 +256,7 @@ class Tape:
 
     def _accumulate(self, t: Tensor, held: Buffer, buffer: Buffer) -> None:
         """InputBuffer::add: in place if one of the two is held by nobody else, else into a third."""
-        if held.refs == 1:
+        if held is buffer or held.refs == 1:
             self.release(buffer)
         elif buffer.refs == 1:
             self.release(held)

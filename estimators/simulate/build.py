@@ -14,6 +14,7 @@ from estimators.simulate.adapters import cast_adapters, wrap
 from estimators.simulate.job import Job
 from estimators.simulate.load import layer_index, load
 from estimators.simulate.tracker import Tracker
+from estimators.simulate.unsloth import patch_unsloth
 from profiles.errors import InvalidModelError, UnsupportedError
 from profiles.model import ModelSpec
 from profiles.plan import QUANTIZED, Plan
@@ -66,6 +67,8 @@ def build(job: Job, regime: Regime, tracker: Tracker, *, num_layers: int) -> Bui
         raise UnsupportedError(f"{plan.method} trains no parameter of {spec.name}")
     if regime.checkpointing and (plan.platform != "llamafactory" or hasattr(model, "get_base_model")):
         model.enable_input_require_grads()  # transformers 5.23 with checkpointing; LLaMA-Factory leaves it to PEFT
+    if regime.fused_kernels:
+        patch_unsloth(model, plan, spec, regime)
     _mark_layers(model, layers, tracker)
     return Built(model, trained, layers)
 
@@ -91,7 +94,8 @@ def empty_model(plan: Plan, spec: ModelSpec, regime: Regime, *, num_layers: int)
             family = transformers.AutoModelForSequenceClassification
             config.pad_token_id = config.pad_token_id or 0
         dtype = {2: DTYPES[regime.compute_dtype if regime.compute < 4 else "bf16"], 4: torch.float32}[regime.base]
-        attention = "eager" if regime.kernel == "eager" else "sdpa"
+        capped = spec.layers[0].block.attention.logit_softcap  # transformers has no SDPA for Gemma 2
+        attention = "eager" if regime.kernel == "eager" or capped else "sdpa"
         with torch.device("meta"), no_init_weights():
             model = family.from_config(config, dtype=dtype, attn_implementation=attention)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

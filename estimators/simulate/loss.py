@@ -6,14 +6,23 @@ from typing import Any
 
 import torch
 
+from estimators.simulate.unsloth_loss import unsloth_loss
+
 Batch = dict[str, torch.Tensor]
 LossFunction = Callable[[Batch], tuple[Any, torch.Tensor]]
 
 
-def loss_function(kind: str, model: Any, *, use_cache: bool, to_fp32: bool) -> LossFunction:
-    """Return batch -> (outputs, loss). `to_fp32`: accelerate converts the outputs of an autocast forward."""
+def loss_function(
+    kind: str, model: Any, *, use_cache: bool, to_fp32: bool, unsloth_tiled_from: int | None = None
+) -> LossFunction:
+    """Return batch -> (outputs, loss). `to_fp32`: accelerate converts the outputs of an autocast forward.
+
+    unsloth_tiled_from: the chunked loss is Unsloth's, with tiles from so many tokens on; None: it is Liger's.
+    """
     if kind == "fused":
         return _fused(model)
+    if kind == "chunked" and unsloth_tiled_from is not None:
+        return lambda batch: (None, unsloth_loss(_base(model), batch, tiled_from=unsloth_tiled_from))
     if kind == "chunked":
         return lambda batch: (None, _chunked(model, batch))
 

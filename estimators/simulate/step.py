@@ -13,6 +13,7 @@ from estimators.simulate.load import DEVICE, layer_index
 from estimators.simulate.loss import Batch, loss_function
 from estimators.simulate.optimizers import make_optimizer
 from estimators.simulate.tracker import Tracker
+from estimators.simulate.unsloth_kernels import shared_weights
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 
@@ -28,6 +29,7 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
         built.model,
         use_cache=regime.use_cache,
         to_fp32=regime.outputs_to_fp32 and regime.autocast,
+        unsloth_tiled_from=regime.loss_tiled_from if regime.fused_kernels else None,
     )
     optimizer = make_optimizer(plan, built.model)
     gc.collect()
@@ -48,6 +50,7 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
             with autocast or contextlib.nullcontext():
                 outputs, loss = loss_of(batch)
             _name_cache(outputs, tracker)
+            tracker.name(shared_weights(), "dequantized_weights")
             del batch
             if not regime.keep_outputs:
                 outputs = None

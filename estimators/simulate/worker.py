@@ -8,7 +8,7 @@ from typing import Any
 
 from estimators.allocator import CachingAllocator
 from estimators.methods import get_method
-from estimators.regime import resolve_regime
+from estimators.regime import resolve_regime, runs_unsloth_layers
 from estimators.simulate.job import Job
 from estimators.simulate.replay import replay
 from estimators.simulate.result import Simulation
@@ -16,6 +16,7 @@ from estimators.simulate.snapshot import write_snapshot
 from estimators.simulate.stretch import BASE_LAYERS, stretch
 from estimators.simulate.trace import Trace
 from profiles.errors import AdviseError, UnsupportedError
+from profiles.plan import FOUR_BIT
 from profiles.units import KIB, MIB
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl")
@@ -80,16 +81,28 @@ def run_job(job: Job) -> Simulation:
         rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
         versions={name: version(name) for name in PACKAGES},
         timeline=found.timeline,
+        assumptions=_assumptions(job),
     )
+
+
+def _assumptions(job: Job) -> tuple[str, ...]:
+    """What stands in the trace that is not the run's own code."""
+    if job.plan.platform != "unsloth":
+        return ()
+    said = "Unsloth's kernels, checkpoints and loss are modelled from the source of 2026.10.9, not traced"
+    if runs_unsloth_layers(job.plan, job.model):
+        return (said, "attention as xformers runs it, a key head for each query head")
+    return (said, "Unsloth compiles this model's own layers; here they run uncompiled")
 
 
 def refuse(job: Job) -> None:
     """Raise UnsupportedError for what cannot be traced here."""
     plan = job.plan
-    if plan.platform == "unsloth":
-        raise UnsupportedError("Unsloth's kernels need Triton and cannot be traced", "its analytic estimate stands")
-    if plan.gradient_checkpointing == "unsloth":
-        raise UnsupportedError("offloaded checkpoints are Unsloth's and cannot be traced", "use the analytic estimate")
+    if plan.gradient_checkpointing == "unsloth" and plan.platform != "unsloth":
+        raise UnsupportedError("offloaded checkpoints exist in Unsloth only", "gradient_checkpointing: full")
+    experts = any(x.kind == "parameter" for g in job.model.layers for x in g.block.linears)
+    if plan.platform == "unsloth" and experts and plan.quantization in FOUR_BIT:
+        raise UnsupportedError("Unsloth's own 4-bit experts cannot be traced", "the analytic estimate stands")
     if plan.sharding not in ("none", "ddp"):
         raise UnsupportedError(f"the simulated tier runs one card; {plan.sharding} shards over several")
 
