@@ -42,7 +42,7 @@ VERDICTS = {
     "R-prompt": "holds in part",
     "R-prefix": "holds in part",
     "R-ptuning": "holds in part",
-    "H1": "holds in part",
+    "H1": "does not hold",
     "H2": "does not hold",
     "H3": "holds",
     "H4": "holds",
@@ -124,7 +124,7 @@ def test_33b_and_9b_on_24_gb(checked):
 def test_unsloth_is_faster_and_smaller_but_not_by_what_is_said(checked):
     assert all(1 < ratio < 2 for ratio in cases(checked["P4"], "unsloth"))
     assert checked["H1"].verdicts["speed"] == "does not hold"
-    assert max(cases(checked["P5"], "unsloth")) >= 50  # at 32k tokens
+    assert 40 < max(cases(checked["P5"], "unsloth")) < 50  # at 32k tokens
 
 
 def test_the_translation_runs_contradict_their_own_ratio():
