@@ -7,9 +7,10 @@ from estimators.fused_layer import is_fused, shared_weight_bytes
 from estimators.layer import LayerSetup
 from estimators.regime import Regime
 from profiles.model import ModelSpec
+from profiles.units import MIB
 
 BUFFERS = 2  # the second from the second step on, unless less than 512 MiB are free
-MINIMUM_BYTES = 2 * 1024 * 1024  # MINIMUM_SIZE: no smaller input is moved; INITIAL_GPU_BUFFER_SIZE is as large
+MINIMUM_BYTES = 2 * MIB  # MINIMUM_SIZE: no smaller input is moved; INITIAL_GPU_BUFFER_SIZE is as large
 
 
 def offloaded_bytes(checkpoint: float, *, layers: int, frozen_embedding: bool) -> tuple[float, float]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from profiles.units import MIB
+
 INITIAL_ELEMENTS = 2 * 256 * 2048  # INITIAL_GPU_BUFFER_SIZE, of each buffer
-MINIMUM_BYTES = 2 * 1024 * 1024  # MINIMUM_SIZE
+MINIMUM_BYTES = 2 * MIB  # MINIMUM_SIZE
 
 
 class OffloadedCheckpoints:
