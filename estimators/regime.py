@@ -58,7 +58,12 @@ def default_compute_dtype(gpu: GpuSpec) -> FloatType:
 
 
 def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
-    """Fill in what the plan leaves to its platform, on this card."""
+    """Fill in what the plan leaves to its platform, on this card.
+
+    FSDP2 and DeepSpeed do not run under autocast (accelerate 1.15 accelerator.py: `_prepare_fsdp2` passes
+    `prepare_model` by, `native_amp` stays off for DeepSpeed): all weights are cast as they are gathered or loaded. What
+    is stored, estimators/sharding.py says.
+    """
     method = get_method(plan.method)
     compute_dtype = plan.compute_dtype or _compute_dtype(plan, gpu)
     compute = DTYPE_BYTES[compute_dtype]
@@ -74,9 +79,13 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
     rest = 4 if quantized and kbit_prepared else base
     masked = has_mask(plan) or method.adds_keys
     adapter = DTYPE_BYTES[plan.adapter_dtype] if plan.adapter_dtype else _adapter_bytes(plan, compute)
+    autocast = autocast and compute < 4
+    if autocast and plan.sharding not in ("none", "ddp"):
+        autocast = False
+        base = rest = trained = adapter = compute
     return Regime(
         compute=compute,
-        autocast=autocast and compute < 4,
+        autocast=autocast,
         quantized=quantized,
         nested=plan.quantization == "nf4-dq",
         base=base,
@@ -88,7 +97,7 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         masked=masked,
         loss=plan.loss_kernel or _loss_kernel(plan),
         keep_outputs=bool(plan.keep_outputs),
-        outputs_to_fp32=autocast and compute < 4 and plan.platform == "llamafactory",
+        outputs_to_fp32=autocast and plan.platform == "llamafactory",
         checkpointing=plan.gradient_checkpointing != "none",
         reentrant=plan.platform != "hf",
         offload_checkpoints=plan.gradient_checkpointing == "unsloth",

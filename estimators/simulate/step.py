@@ -37,7 +37,10 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
         tracker.step = step
         if step and job.zero_grad == "start":
             _zero(plan, optimizer, tracker)
-        for _ in range(min(plan.gradient_accumulation_steps, DISTINCT_MICRO_STEPS)):
+        micro_steps = min(plan.gradient_accumulation_steps, DISTINCT_MICRO_STEPS)
+        for micro_step in range(micro_steps):
+            if plan.sharding == "fsdp2":  # Accelerator.no_sync: whole gradients stay on the card until the last
+                built.model.set_requires_gradient_sync(micro_step == micro_steps - 1)
             tracker.enter("data")
             batch = _batch(plan, spec, rows, length)
             tracker.name(batch.values(), "inputs")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -53,12 +54,13 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         mark = Mark(len(self.trace.events), self.step, stage, layer)
         if marks and marks[-1].position == mark.position:
             marks.pop()
-        marks.append(mark)
+        if not marks or (marks[-1].step, marks[-1].stage, marks[-1].layer) != (self.step, stage, layer):
+            marks.append(mark)
 
     def name(self, tensors: Iterable[torch.Tensor | None], label: str, layer: int | None = None) -> None:
         """Say what the storages of `tensors` are, and which layer they belong to."""
         for tensor in tensors:
-            index = None if tensor is None else self._live.get(tensor.untyped_storage()._cdata)
+            index = self._index(tensor)
             if index is None:
                 continue
             storage = self.trace.storages[index]
@@ -69,6 +71,15 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
             source = self._copied_from.get(index)  # PEFT makes adapters in one dtype and casts them when all are made
             if source is not None and self.trace.storages[source].layer < 0:
                 self.trace.storages[source].layer = layer
+
+    def resized(self, tensor: torch.Tensor, op: str, label: str) -> None:
+        """The tensor's storage was given another size: its memory went, and perhaps came."""
+        index = self._live.pop(tensor.untyped_storage()._cdata, None)
+        if index is not None:
+            del self._references[index]
+            self._die(index)
+        self._see(tensor, op, self.layer)
+        self.name([tensor], label)
 
     def transient(self, n_bytes: int, op: str, layer: int = -1) -> None:
         """An allocation that comes and goes at once."""
@@ -124,6 +135,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         return -1 if index is None else self.trace.storages[index].layer
 
     def _index(self, argument: Any) -> int | None:
+        argument = getattr(argument, "_local_tensor", argument)  # this rank's part of a DTensor
         if isinstance(argument, torch.Tensor) and argument.layout == torch.strided:
             return self._live.get(argument.untyped_storage()._cdata)
         return None
@@ -139,6 +151,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and note what it allocates."""
+        if any(issubclass(t, DTensor) for t in types):
+            return NotImplemented  # it runs again, on this rank's part
         kwargs = kwargs or {}
         name = func._schema.name
         try:

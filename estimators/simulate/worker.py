@@ -87,7 +87,7 @@ def refuse(job: Job) -> None:
         raise UnsupportedError("Unsloth's kernels need Triton and cannot be traced", "its analytic estimate stands")
     if plan.gradient_checkpointing == "unsloth":
         raise UnsupportedError("offloaded checkpoints are Unsloth's and cannot be traced", "use the analytic estimate")
-    if plan.sharding not in ("none", "ddp"):
+    if plan.sharding.startswith("zero"):
         raise UnsupportedError(f"the simulated tier runs one card; {plan.sharding} shards over several")
 
 
