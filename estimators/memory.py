@@ -40,7 +40,7 @@ def estimate_memory(plan: Plan, model: ModelSpec, hardware: Hardware) -> MemoryE
     """
     memory = memory_model(plan, model, hardware.gpu)
     phases = memory.phases(plan.micro_batch_size)
-    totals = [sum(n_bytes for _, n_bytes in parts) for _, parts in phases]
+    totals = [_total(parts) for _, parts in phases]
     highest = max(totals)
     dynamic = [sum(n_bytes for name, n_bytes in parts if name in COMES_AND_GOES) for _, parts in phases]
     allocated = allocated_interval(highest, plan)
@@ -93,8 +93,8 @@ class MemoryModel:
         standing, regime, model = self.standing, self.regime, self.model
         head = self._head(tokens)
         held = head.held * tokens
-        gradients = standing.gradients if self.setup.accumulates else 0.0
-        checkpoint = float(standing.checkpoints * regime.residual * model.hidden_size * tokens)
+        gradients = standing.accumulated if self.setup.accumulates else 0.0
+        checkpoint = float(regime.residual * model.hidden_size * tokens)
         saved = self._encoder_copies + sum(count * _point(p.saved, tokens) for count, p in self._layers)
         if regime.checkpointing and not regime.offload_checkpoints:
             saved += sum(count for count, _ in self._layers) * checkpoint
@@ -103,20 +103,28 @@ class MemoryModel:
             ("adapter_weights", standing.adapters),
             ("optimizer_states", standing.states),
             ("workspace", standing.workspace),
-            ("gathered", standing.gathered),
             ("inputs", self._input_bytes(tokens)),
         ]
         logits = max(_at(head.forward, tokens) + self._cast_copies + held, _at(head.backward, tokens))
+        whole = standing.whole
+        forward = max(
+            self._last_forward([*fixed, ("gathered", whole.forward)], gradients, saved, tokens, held),
+            [*fixed, ("gathered", whole.start), ("gradients", gradients), ("logits", held)],
+            key=_total,
+        )
+        loss: Parts = [("gathered", whole.loss), ("gradients", gradients), ("saved_activations", saved)]
+        backward: Parts = [*fixed, ("gathered", whole.backward)]
         phases: list[tuple[PhaseName, Parts]] = [
             ("load", [("base_weights", standing.base), ("other", standing.largest_load)]),
-            ("forward_end", self._last_forward(fixed, gradients, saved, tokens, held)),
-            ("loss", [*fixed, ("gradients", gradients), ("saved_activations", saved), ("logits", logits)]),
-            ("layer_backward", self._layer_backward(fixed, gradients, saved, checkpoint, tokens, held)),
+            ("forward_end", forward),
+            ("loss", [*fixed, *loss, ("logits", logits)]),
+            ("layer_backward", self._layer_backward(backward, gradients, saved, checkpoint, tokens, held)),
         ]
         if self.method.trains_base:
-            phases.append(("embedding_backward", self._embedding_backward(fixed, tokens, held)))
+            backward = [*fixed, ("gathered", whole.embedding)]
+            phases.append(("embedding_backward", self._embedding_backward(backward, tokens, held)))
         last: Parts = [("gradients", standing.gradients), ("optimizer_temporary", standing.temporary), ("logits", held)]
-        phases.append(("optimizer_step", [*fixed, *last]))
+        phases.append(("optimizer_step", [*fixed, ("gathered", whole.step), *last]))
         return phases
 
     def _head(self, tokens: int) -> HeadProfile:
@@ -180,7 +188,7 @@ class MemoryModel:
                 ]
                 for alive, left in ends
             )
-        return max(candidates, key=lambda parts: sum(n_bytes for _, n_bytes in parts))
+        return max(candidates, key=_total)
 
     def _embedding_backward(self, fixed: Parts, tokens: int, held: float) -> Parts:
         """embedding_dense_backward: a dense gradient. Of a tied head it is the second one: the engine adds the two into
@@ -220,6 +228,10 @@ def memory_model(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> MemoryModel:
     if len(_models) > _CACHE_SIZE:
         _models.popitem(last=False)
     return memory
+
+
+def _total(parts: Parts) -> float:
+    return sum(n_bytes for _, n_bytes in parts)
 
 
 def _length_class(regime: Regime, seq_len: int, has_prefix: bool) -> int:

@@ -54,7 +54,7 @@ def build(job: Job, regime: Regime, tracker: Tracker, *, num_layers: int) -> Bui
         compute_dtype=compute_dtype,
         layers=layers,
         num_layers=spec.num_hidden_layers,
-        moved=job.load == "to" and not quantized,
+        moved=not quantized and (job.load == "to" or plan.sharding == "fsdp2"),
         device="cpu" if plan.sharding == "fsdp2" and not quantized else DEVICE,
         storage=compute_dtype if plan.sharding == "fsdp2" else torch.uint8,
     )

@@ -1,6 +1,6 @@
 """DDP's buckets, modelled from source: what torch's reducer allocates for the gradients of one rank.
 
-torch/csrc/distributed/c10d/reducer.cpp, initialize_buckets: with gradient_as_bucket_view off (accelerate's default) each
+torch/csrc/distributed/c10d/reducer.cpp, initialize_buckets: with gradient_as_bucket_view off (accelerate's default) a
 bucket is a flat tensor beside its gradients, there from the constructor on. Buckets of 25 MiB (the first of 1 MiB) mix
 layers; here one holds a layer's gradients, so that layers stay alike: as many bytes in other pieces.
 """

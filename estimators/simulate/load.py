@@ -33,7 +33,7 @@ def load(
     """Materialise a model that stands on the meta device.
 
     moved: `.to(device)` of a model loaded elsewhere: no warm-up, in the order of its modules.
-    device: "cpu" where something else brings the weights to the card later. storage: the type that 4-bit codes are kept in.
+    device: "cpu" where something else brings the weights to the card later. storage: the type of 4-bit codes.
     layers: the dotted name of its list of layers. num_layers: how many the whole model has; this one may have fewer.
     """
     chosen = _to_quantize(model) if quantization in QUANTIZED else set()

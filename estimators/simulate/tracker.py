@@ -207,6 +207,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         """The operation itself, or its longest outcome where that depends on data."""
         if name == "aten::index":
             return func(args[0], _all_selected(args[1]), *args[2:], **kwargs)
+        if name == "_c10d_functional::wait_tensor":  # its fake makes a new tensor, the real one does not
+            return args[0]
         if name == "aten::nonzero":
             return torch.empty((args[0].numel(), args[0].dim()), dtype=torch.long, device=args[0].device)
         if name == "aten::_index_put_impl_" and args[1][0].dtype == torch.bool:
