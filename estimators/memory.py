@@ -28,6 +28,13 @@ INPUT_BYTES = 3 * 8  # input_ids, attention_mask, labels as int64
 MASK_BYTES = 1  # transformers keeps the padded causal mask as booleans for SDPA
 COMES_AND_GOES = {"saved_activations", "layer_working_set", "logits", "optimizer_temporary", "gradients", "other"}
 
+ZERO = "DeepSpeed's buffers are modelled from its source, at its default sizes; states are divided evenly"
+SHARDED = {
+    "ddp": "DDP keeps all gradients once more in its buckets",
+    "fsdp2": "states are divided evenly; what FSDP2 gathers was checked against a trace of torch's own code",
+    **dict.fromkeys(("zero1", "zero2", "zero3"), ZERO),
+}
+
 Parts = list[tuple[ComponentName, float]]
 
 
@@ -94,7 +101,7 @@ class MemoryModel:
         head = self._head(tokens)
         held = head.held * tokens
         gradients = standing.accumulated if self.setup.accumulates else 0.0
-        checkpoint = float(regime.residual * model.hidden_size * tokens)
+        checkpoint = float(standing.checkpoints * regime.residual * model.hidden_size * tokens)
         saved = self._encoder_copies + sum(count * _point(p.saved, tokens) for count, p in self._layers)
         if regime.checkpointing and not regime.offload_checkpoints:
             saved += sum(count for count, _ in self._layers) * checkpoint
@@ -274,5 +281,5 @@ def _assumptions(plan: Plan, model: ModelSpec, regime: Regime, hardware: Hardwar
     elif regime.quantized and any(x.kind == "parameter" for g in model.layers for x in g.block.linears):
         said.append("the experts are bare tensors in transformers 5: bitsandbytes leaves them in 16 bits")
     if plan.sharding != "none":
-        said.append("sharded states are divided evenly; gathered layers are counted whole")
+        said.append(SHARDED[plan.sharding])
     return tuple(said)

@@ -62,7 +62,7 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
 
     FSDP2 and DeepSpeed do not run under autocast (accelerate 1.15 accelerator.py: `_prepare_fsdp2` passes
     `prepare_model` by, `native_amp` stays off for DeepSpeed): all weights are cast as they are gathered or loaded. What
-    is stored, estimators/sharding.py says.
+    is stored, estimators/sharding.py says. FSDP1 ran under autocast all the same.
     """
     method = get_method(plan.method)
     compute_dtype = plan.compute_dtype or _compute_dtype(plan, gpu)
@@ -80,7 +80,7 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
     masked = has_mask(plan) or method.adds_keys
     adapter = DTYPE_BYTES[plan.adapter_dtype] if plan.adapter_dtype else _adapter_bytes(plan, compute)
     autocast = autocast and compute < 4
-    if autocast and plan.sharding not in ("none", "ddp"):
+    if autocast and plan.sharding not in ("none", "ddp") and plan.fsdp_version == 2:
         autocast = False
         base = rest = trained = adapter = compute
     return Regime(

@@ -50,7 +50,8 @@ class Shares:
     masters: fp32 master copy, bytes per trained parameter on this card. stored: bytes an element of a trained parameter
     and its gradient on the card, None where it is what it is computed in. unsharded: bytes that are on each card
     whatever `weights` is. accumulated: gradients that wait for the last micro-batch. loaded: 1 if the whole base stands
-    on the card until all shards are cut from it.
+    on the card until all shards are cut from it. checkpoints: residual-sized tensors that a layer keeps under gradient
+    checkpointing.
     """
 
     weights: int = 1
@@ -61,6 +62,7 @@ class Shares:
     unsharded: float = 0.0
     accumulated: float | None = None
     loaded: int = 0
+    checkpoints: int = 1
     whole: Whole = Whole()
 
 
@@ -72,9 +74,28 @@ def shares(
         return Shares()
     if plan.sharding == "ddp":
         return Shares(whole=Whole(gradients, gradients, gradients, gradients, gradients, gradients))
+    if plan.sharding == "fsdp2" and plan.fsdp_version == 1:
+        return _fsdp1(plan, model, regime, trains_base=trains_base)
     if plan.sharding == "fsdp2":
         return _fsdp2(plan, model, regime, trains_base=trains_base, elements=elements)
     return _zero(plan, model, regime, trains_base=trains_base, elements=elements)
+
+
+def _fsdp1(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool) -> Shares:
+    """The older FSDP, for published runs: one root unit, gathered from forward to the end of backward, and a layer
+    while the next is prefetched. A checkpointed unit keeps its output beside its input, as the slopes of the fms rows
+    over the batch show."""
+    n = plan.n_gpus
+    layer = max(_layer_bytes(g.block, regime) for g in model.layers)
+    root = sum(e.parameters for e in model.embeddings)
+    if model.head is not None and not model.tie_word_embeddings:
+        root += model.head.weight_parameters
+    whole = 2 * layer + root * regime.compute
+    if trains_base:
+        whole += layer + root * regime.compute  # gradients before they are reduced
+    upcast = regime.autocast and trains_base
+    stored = FP32_BYTES if upcast else None
+    return Shares(n, n, n, stored=stored, checkpoints=2, whole=Whole(whole, whole, whole, whole, whole, whole))
 
 
 def _fsdp2(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, elements: float) -> Shares:

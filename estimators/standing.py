@@ -19,7 +19,8 @@ FP32_BYTES = 4
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Bytes on one card. `accumulated`: gradients between micro-batches. `gradient_share`: this card's part of a
-    layer's gradient bytes. `whole`: what sharding adds."""
+    layer's gradient bytes. `checkpoints`: residual-sized tensors that a layer keeps under checkpointing. `whole`: what
+    sharding adds."""
 
     base: float
     adapters: float
@@ -30,6 +31,7 @@ class Standing:
     largest_load: float
     workspace: float
     gradient_share: float
+    checkpoints: int
     whole: Whole
 
 
@@ -80,6 +82,7 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
         largest_load=max(largest_load_bytes(model, regime), split.loaded * (base - split.unsharded + adapters)),
         workspace=workspace,
         gradient_share=own_gradients / trained.gradients if trained.gradients else 1.0,
+        checkpoints=split.checkpoints,
         whole=split.whole,
     )
 

@@ -26,6 +26,7 @@ def memory_from_simulation(simulation: Simulation, hardware: Hardware) -> Memory
         assumptions=(
             f"simulated with {versions}",
             f"{traced} of {layers} equal layers traced" if traced < layers else f"all {layers} layers traced",
+            *simulation.notes,
         ),
     )
 

@@ -25,6 +25,14 @@ BY_LAYER = frozenset(
     {"LORA", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3", "LN_TUNING", "HRA", "MISS", "PROMPT_TUNING", "P_TUNING"}
 )
 
+SHARDING_NOTES = {
+    "ddp": ("DDP's gradient buckets are modelled from torch's source, one for each layer",),
+    "fsdp2": (
+        "FSDP2 is torch's own code, traced as one rank among fake ones",
+        "streams do nothing: memory that FSDP frees on another stream is free at once, so reserved is a lower bound",
+    ),
+}
+
 
 class SimulationError(AdviseError):
     """The traced code failed: says in which stage, layer, module and operation."""
@@ -77,6 +85,7 @@ def run_job(job: Job) -> Simulation:
         rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
         versions={name: version(name) for name in PACKAGES},
         timeline=found.timeline,
+        notes=SHARDING_NOTES.get(plan.sharding, ()),
     )
 
 
@@ -87,6 +96,8 @@ def refuse(job: Job) -> None:
         raise UnsupportedError("Unsloth's kernels need Triton and cannot be traced", "its analytic estimate stands")
     if plan.gradient_checkpointing == "unsloth":
         raise UnsupportedError("offloaded checkpoints are Unsloth's and cannot be traced", "use the analytic estimate")
+    if plan.sharding == "fsdp2" and plan.fsdp_version == 1:
+        raise UnsupportedError("the simulated tier runs FSDP2, not FSDP1")
     if plan.sharding.startswith("zero"):
         raise UnsupportedError(f"the simulated tier runs one card; {plan.sharding} shards over several")
 
