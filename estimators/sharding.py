@@ -132,6 +132,9 @@ def _zero(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, el
     bucket = float(REDUCE_BUCKET * regime.compute)
     copied = min(REDUCE_BUCKET, elements) * regime.compute
     partition = elements / n
+    full = elements > REDUCE_BUCKET and stage >= 2  # reduced while backward runs, not only after it
+    first = float(sum(e.parameters for e in model.embeddings) * regime.compute) if stage >= 2 and trains_base else 0.0
+    second = 2 * first if model.tie_word_embeddings else 0.0  # gone when the sum of a tied embedding's is reduced
     gathered = _zero3_gathered(model, regime) if stage == 3 else 0.0
     always = bucket if stage == 3 else 0.0
     step = 0.0 if plan.offload_optimizer else partition * (regime.compute + FP32_BYTES)  # flattened, then in fp32
@@ -144,9 +147,9 @@ def _zero(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, el
             start=always,
             forward=gathered + always,
             loss=gathered + bucket,
-            backward=gathered + bucket + copied,
-            embedding=gathered + bucket + copied,
-            step=always + step,
+            backward=gathered + bucket + (copied if full else 0.0),
+            embedding=gathered + bucket + first + max(0.0, (copied if full else 0.0) - second),
+            step=max(bucket + copied, always + step),
         ),
     )  # fmt: skip
 

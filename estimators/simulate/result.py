@@ -32,7 +32,8 @@ class Simulation(Record):
     """A simulated run: `layers_traced` of `layers` were traced, the rest repeated. Bytes; seconds of wall time here.
 
     `after_load`: allocated when the model, its adapters and the optimizer stand ready. `end_allocated`,
-    `end_reserved`: after the last step. `notes`: what was modelled, not run. `stages`: highest allocated bytes in each stage of the loop.
+    `end_reserved`: after the last step. `notes`: how sharding was
+    simulated. `stages`: highest allocated bytes in each stage of the loop.
     """
 
     phases: tuple[PhasePeak, ...]

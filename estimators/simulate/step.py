@@ -13,6 +13,7 @@ from estimators.simulate.load import DEVICE, layer_index
 from estimators.simulate.loss import Batch, loss_function
 from estimators.simulate.optimizers import make_optimizer
 from estimators.simulate.tracker import Tracker
+from estimators.simulate.zero import Zero
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 
@@ -29,7 +30,8 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
         use_cache=regime.use_cache,
         to_fp32=regime.outputs_to_fp32 and regime.autocast,
     )
-    optimizer = make_optimizer(plan, built.model)
+    zero = Zero(built.parameters, plan, tracker) if plan.sharding in ("zero1", "zero2") else None
+    optimizer = make_optimizer(plan, built.model if zero is None else zero.module)
     gc.collect()
     gc.freeze()  # a step's own cycles are collected after it, not at random, and nothing else is looked at
     outputs: Any = None
@@ -55,10 +57,19 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
             if not regime.keep_outputs:
                 outputs = None
             tracker.enter("loss_backward")
+            if zero is not None:
+                zero.before_backward()
             loss.backward()
             loss = loss.detach()
+            if zero is not None:
+                zero.after_backward()
             _name_gradients(built, tracker)
-        _update(built, plan, optimizer, tracker)
+        if zero is not None:
+            tracker.enter("clip")
+            zero.before_step()
+        _update(built, plan, optimizer, tracker, clip=zero is None)
+        if zero is not None:
+            zero.after_step()
         if job.zero_grad == "end":
             _zero(plan, optimizer, tracker)
         if job.release_outputs:
@@ -66,9 +77,9 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
         gc.collect()
 
 
-def _update(built: Built, plan: Plan, optimizer: Any, tracker: Tracker) -> None:
+def _update(built: Built, plan: Plan, optimizer: Any, tracker: Tracker, *, clip: bool) -> None:
     tracker.enter("clip")
-    if plan.max_grad_norm:
+    if plan.max_grad_norm and clip:  # DeepSpeed scales its own partition in place
         torch.nn.utils.clip_grad_norm_(built.parameters, plan.max_grad_norm)
     tracker.enter("optimizer")
     optimizer.step()

@@ -25,7 +25,10 @@ BY_LAYER = frozenset(
     {"LORA", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3", "LN_TUNING", "HRA", "MISS", "PROMPT_TUNING", "P_TUNING"}
 )
 
+ZERO = "ZeRO's partitions and buckets are modelled from DeepSpeed's source around the traced step"
 SHARDING_NOTES = {
+    "zero1": (ZERO,),
+    "zero2": (ZERO,),
     "ddp": ("DDP's gradient buckets are modelled from torch's source, one for each layer",),
     "fsdp2": (
         "FSDP2 is torch's own code, traced as one rank among fake ones",
@@ -98,8 +101,8 @@ def refuse(job: Job) -> None:
         raise UnsupportedError("offloaded checkpoints are Unsloth's and cannot be traced", "use the analytic estimate")
     if plan.sharding == "fsdp2" and plan.fsdp_version == 1:
         raise UnsupportedError("the simulated tier runs FSDP2, not FSDP1")
-    if plan.sharding.startswith("zero"):
-        raise UnsupportedError(f"the simulated tier runs one card; {plan.sharding} shards over several")
+    if plan.sharding == "zero3":
+        raise UnsupportedError("the simulated tier does not run ZeRO-3", "its analytic estimate stands")
 
 
 def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
@@ -140,6 +143,8 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
 
 def _uniform(job: Job) -> bool:
     """Whether all layers are alike, and so are what the method adds to them: then some can stand for all."""
+    if job.plan.sharding in ("zero1", "zero2"):
+        return False  # its partitions and buckets cut through layers
     if len(job.model.layers) != 1 or job.model.kind == "encoder-decoder" or job.plan.method == "freeze":
         return False
     method = job.plan.method_options.get("peft_type") or get_method(job.plan.method).peft_type

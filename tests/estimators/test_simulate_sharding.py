@@ -1,4 +1,4 @@
-"""One rank's memory, simulated: FSDP2 by torch's own code and DDP's buckets, against itself and the analytic tier.
+"""One rank's memory, simulated: FSDP2 by torch's own code, DDP and ZeRO, against itself and the analytic tier.
 
 All jobs run in one child process that imports the libraries once and forks for each.
 """
@@ -52,9 +52,13 @@ CELLS = {
     "offloaded": {"method": "full", "offload_parameters": True, "offload_optimizer": True},
     "ddp full": {"method": "full", "sharding": "ddp"},
     "ddp lora": {"method": "lora", "sharding": "ddp"},
+    "zero1": {"method": "full", "sharding": "zero1"},
+    "zero2": {"method": "full", "sharding": "zero2"},
+    "zero2 lora": {"method": "lora", "sharding": "zero2"},
+    "zero2 offloaded": {"method": "full", "sharding": "zero2", "offload_optimizer": True},
 }  # fmt: skip
 WHOLE = ("full", "lora", "qlora plain", "accumulated", "ddp full")
-DOUBLED = ("full", "lora", "qlora")
+DOUBLED = ("full", "lora", "qlora", "zero1", "zero2")
 ALLOWED = {"high": 0.04, "low": -0.03}  # of the analytic estimate against the simulated one
 
 
@@ -73,7 +77,7 @@ JOBS = {
     **{name: job(name) for name in CELLS},
     **{f"whole {name}": job(name, layers="whole") for name in WHOLE},
     **{f"doubled {name}": job(name, n_gpus=4) for name in DOUBLED},
-    "zero": job("full").model_copy(update={"plan": job("full").plan.replace(sharding="zero2")}),
+    "zero3": job("full").model_copy(update={"plan": job("full").plan.replace(sharding="zero3")}),
 }
 
 
@@ -131,8 +135,8 @@ def test_ddp_keeps_gradients_in_buckets(runs: dict[str, Simulation | str]) -> No
     assert component(found, "gathered") == pytest.approx(found.trainable_parameters * 2, rel=0.01)
 
 
-def test_zero_is_refused_with_a_reason(runs: dict[str, Simulation | str]) -> None:
-    assert "zero2" in str(runs["zero"])
+def test_zero3_is_refused_with_a_reason(runs: dict[str, Simulation | str]) -> None:
+    assert "ZeRO-3" in str(runs["zero3"])
 
 
 def component(found: Simulation, name: str) -> float:
