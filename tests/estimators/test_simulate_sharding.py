@@ -17,7 +17,6 @@ from profiles.catalog import find_gpu
 from profiles.families import describe_model
 from profiles.gpu import Hardware
 from profiles.plan import Plan
-from profiles.units import MIB
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.platform
@@ -59,7 +58,7 @@ CELLS = {
 }  # fmt: skip
 WHOLE = ("full", "lora", "qlora plain", "accumulated", "ddp full")
 DOUBLED = ("full", "lora", "qlora", "zero1", "zero2")
-ALLOWED = {"high": 0.04, "low": -0.03}  # of the analytic estimate against the simulated one
+ALLOWED = {"high": 0.05, "low": -0.03}  # of the analytic estimate against the simulated one
 
 
 def job(cell: str, *, layers: str = "extrapolate", n_gpus: int = 2) -> Job:
@@ -104,9 +103,8 @@ def test_repeated_layers_equal_traced_ones(runs: dict[str, Simulation | str], na
     assert stretched.layers_traced < stretched.layers == whole.layers_traced
     for one, other in zip(whole.phases, stretched.phases, strict=True):
         assert one.name == other.name
-        # Shards are cut in the order of the model: which whole tensor is there when the last comes, differs a little.
-        within = {"rel": 0.01} if one.name == "load" else {"abs": 0.01 * MIB}
-        assert one.allocated == pytest.approx(other.allocated, **within)
+        # The order of loading decides which cached block serves a shard, and a block's rest under 1 MiB is not split off.
+        assert one.allocated == pytest.approx(other.allocated, rel=0.005 if one.name != "load" else 0.01)
 
 
 @pytest.mark.parametrize("name", DOUBLED)
