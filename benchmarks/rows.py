@@ -169,6 +169,7 @@ def _draft(raw: Json, common: Json) -> _Draft:
         "loss_kernel": _loss_kernel(str(raw.get("loss_kernel"))),
         "optimizer": "adamw_torch",
         "sharding": _sharding(str(raw.get("parallelism")), common["n_gpus"]),
+        "fsdp_version": 1,
     }
     if raw.get("lora_r"):
         plan["lora_rank"] = raw["lora_r"]
@@ -382,6 +383,7 @@ def _torchtune(raw: Json, plan: Json) -> _Draft:
         "optimizer": "paged_adamw_8bit" if "8bit" in optimizer else "adamw_torch",
         "mixed_precision": False,
         "adapter_dtype": "bf16",
+        "fsdp_version": 2,
     }
     if "tokens/s is the total" in raw["notes"]:
         plan["sharding"] = "fsdp2"
@@ -389,7 +391,9 @@ def _torchtune(raw: Json, plan: Json) -> _Draft:
     # compiled kernels are fused as Unsloth's are: for speed such a row counts as that platform
     compiled = not raw["notes"].endswith(("(padded)", "+ packed dataset"))
     speed: Json = {"platform": "unsloth", "loss_kernel": plan["loss_kernel"]} if compiled else {}
-    return _Draft(plan, speed, stack="torchtune", speed_note=note)
+    sharded = "torchtune shards NF4 as it reads it, transformers holds all of it first"
+    memory_note = sharded if plan["sharding"] == "fsdp2" and plan["quantization"] != "bf16" else ""
+    return _Draft(plan, speed, stack="torchtune", speed_note=note, memory_note=memory_note)
 
 
 def _unsloth(raw: Json, plan: Json) -> _Draft:

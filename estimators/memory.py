@@ -29,6 +29,13 @@ INPUT_BYTES = 3 * 8  # input_ids, attention_mask, labels as int64
 MASK_BYTES = 1  # transformers keeps the padded causal mask as booleans for SDPA
 COMES_AND_GOES = {"saved_activations", "layer_working_set", "logits", "optimizer_temporary", "gradients", "other"}
 
+ZERO = "DeepSpeed's buffers are modelled from its source, at its default sizes; states are divided evenly"
+SHARDED = {
+    "ddp": "DDP keeps all gradients once more in its buckets",
+    "fsdp2": "states are divided evenly; what FSDP2 gathers was checked against a trace of torch's own code",
+    **dict.fromkeys(("zero1", "zero2", "zero3"), ZERO),
+}
+
 Parts = list[tuple[ComponentName, float]]
 
 
@@ -41,7 +48,7 @@ def estimate_memory(plan: Plan, model: ModelSpec, hardware: Hardware) -> MemoryE
     """
     memory = memory_model(plan, model, hardware.gpu)
     phases = memory.phases(plan.micro_batch_size)
-    totals = [sum(n_bytes for _, n_bytes in parts) for _, parts in phases]
+    totals = [_total(parts) for _, parts in phases]
     highest = max(totals)
     dynamic = [sum(n_bytes for name, n_bytes in parts if name in COMES_AND_GOES) for _, parts in phases]
     allocated = allocated_interval(highest, plan)
@@ -102,7 +109,7 @@ class MemoryModel:
         standing, regime, model = self.standing, self.regime, self.model
         head = self._head(tokens)
         held = head.held * tokens
-        gradients = standing.gradients if self.setup.accumulates else 0.0
+        gradients = standing.accumulated if self.setup.accumulates else 0.0
         checkpoint = float(standing.checkpoints * regime.residual * model.hidden_size * tokens)
         saved = (
             self._encoder_copies
@@ -121,29 +128,30 @@ class MemoryModel:
             ("adapter_weights", standing.adapters),
             ("optimizer_states", standing.states),
             ("workspace", standing.workspace),
-            ("gathered", standing.gathered),
             ("dequantized_weights", self._shared_weight),
             ("inputs", self._input_bytes(tokens)),
         ]
         logits = max(_at(head.forward, tokens) + self._cast_copies + held, _at(head.backward, tokens))
+        whole = standing.whole
+        kept = saved + self._last_graph * tokens
+        forward = max(
+            self._last_forward([*fixed, ("gathered", whole.forward)], gradients, kept, tokens, held),
+            [*fixed, ("gathered", whole.start), ("gradients", gradients), ("logits", held)],
+            key=_total,
+        )
+        loss: Parts = [("gathered", whole.loss), ("gradients", gradients), ("saved_activations", kept)]
+        backward: Parts = [*fixed, ("gathered", whole.backward)]
         phases: list[tuple[PhaseName, Parts]] = [
             ("load", [("base_weights", standing.base), ("other", standing.largest_load)]),
-            ("forward_end", self._last_forward(fixed, gradients, saved + self._last_graph * tokens, tokens, held)),
-            (
-                "loss",
-                [
-                    *fixed,
-                    ("gradients", gradients),
-                    ("saved_activations", saved + self._last_graph * tokens),
-                    ("logits", logits),
-                ],
-            ),
-            ("layer_backward", self._layer_backward(fixed, gradients, saved, stays, checkpoint, tokens, held)),
+            ("forward_end", forward),
+            ("loss", [*fixed, *loss, ("logits", logits)]),
+            ("layer_backward", self._layer_backward(backward, gradients, saved, stays, checkpoint, tokens, held)),
         ]
         if self.method.trains_base:
-            phases.append(("embedding_backward", self._embedding_backward(fixed, tokens, held)))
+            backward = [*fixed, ("gathered", whole.embedding)]
+            phases.append(("embedding_backward", self._embedding_backward(backward, tokens, held)))
         last: Parts = [("gradients", standing.gradients), ("optimizer_temporary", standing.temporary), ("logits", held)]
-        phases.append(("optimizer_step", [*fixed, *last]))
+        phases.append(("optimizer_step", [*fixed, ("gathered", whole.step), *last]))
         return phases
 
     def _head(self, tokens: int) -> HeadProfile:
@@ -225,7 +233,7 @@ class MemoryModel:
                 ]
                 for alive, left in ends
             )
-        return max(candidates, key=lambda parts: sum(n_bytes for _, n_bytes in parts))
+        return max(candidates, key=_total)
 
     def _embedding_backward(self, fixed: Parts, tokens: int, held: float) -> Parts:
         """embedding_dense_backward: a dense gradient. Of a tied head it is the second one: the engine adds the two into
@@ -265,6 +273,10 @@ def memory_model(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> MemoryModel:
     if len(_models) > _CACHE_SIZE:
         _models.popitem(last=False)
     return memory
+
+
+def _total(parts: Parts) -> float:
+    return sum(n_bytes for _, n_bytes in parts)
 
 
 def _length_class(regime: Regime, seq_len: int, has_prefix: bool) -> int:
@@ -319,5 +331,5 @@ def _assumptions(plan: Plan, model: ModelSpec, regime: Regime, hardware: Hardwar
     elif regime.quantized and any(x.kind == "parameter" for g in model.layers for x in g.block.linears):
         said.append("the experts are bare tensors in transformers 5: bitsandbytes leaves them in 16 bits")
     if plan.sharding != "none":
-        said.append("sharded states are divided evenly; gathered layers are counted whole")
+        said.append(SHARDED[plan.sharding])
     return tuple(said)

@@ -73,7 +73,12 @@ def default_compute_dtype(gpu: GpuSpec) -> FloatType:
 
 
 def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
-    """Fill in what the plan leaves to its platform, on this card."""
+    """Fill in what the plan leaves to its platform, on this card.
+
+    FSDP2 and DeepSpeed do not run under autocast (accelerate 1.15 accelerator.py: `_prepare_fsdp2` passes
+    `prepare_model` by, `native_amp` stays off for DeepSpeed): all weights are cast as they are gathered or loaded. What
+    is stored, estimators/sharding.py says. FSDP1 ran under autocast all the same.
+    """
     method = get_method(plan.method)
     compute_dtype = plan.compute_dtype or _compute_dtype(plan, gpu)
     compute = DTYPE_BYTES[compute_dtype]
@@ -93,9 +98,13 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
     fused_layers = runs_unsloth_layers(plan, model)
     masked = (has_mask(plan) or method.adds_keys) and not fused_layers
     adapter = DTYPE_BYTES[plan.adapter_dtype] if plan.adapter_dtype else _adapter_bytes(plan, compute)
+    autocast = autocast and compute < 4
+    if autocast and plan.sharding not in ("none", "ddp") and plan.fsdp_version == 2:
+        autocast = False
+        base = rest = trained = adapter = compute
     return Regime(
         compute=compute,
-        autocast=autocast and compute < 4,
+        autocast=autocast,
         quantized=quantized,
         nested=plan.quantization == "nf4-dq",
         base=base,
@@ -107,7 +116,7 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         masked=masked,
         loss=_loss_kernel(plan, model),
         keep_outputs=bool(plan.keep_outputs),
-        outputs_to_fp32=autocast and compute < 4 and plan.platform == "llamafactory",
+        outputs_to_fp32=autocast and plan.platform == "llamafactory",
         checkpointing=plan.gradient_checkpointing != "none",
         reentrant=plan.platform != "hf",
         offload_checkpoints=plan.gradient_checkpointing == "unsloth",

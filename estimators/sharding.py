@@ -1,78 +1,194 @@
-"""What sharding leaves on one card: shares of weights, gradients and states, and what is gathered to compute.
+"""What sharding leaves on one card: shares of weights, gradients and states, and the whole tensors that it needs.
 
-FSDP (torch/distributed/fsdp, one unit a decoder layer, the rest in the root unit): the root stays gathered from forward
-to the end of backward; a layer is gathered while the next is prefetched. Under mixed precision accelerate keeps sharded
-trainable parameters in fp32 (accelerator.py, "Upcasting the low precision parameters"), and a checkpointed unit keeps
-its output beside its input: 2 h more bytes a token and layer, as the slopes of the fms rows over the batch show.
-DeepSpeed ZeRO: bf16 parameters, fp32 masters and states divided from stage 1 on, gradients from 2, parameters from 3
-(arXiv 1910.02054); its buckets of 5e8 elements are flat (runtime/zero/config.py reduce_bucket_size).
+FSDP2 as accelerate 1.15 sets it up (utils/fsdp_utils.py fsdp2_prepare_model): a unit a decoder layer, the embedding one
+of its own, final norm and head another (with the embedding where tied) that stays gathered to the end of forward.
+Trained parameters become fp32, are gathered in 16 bits, and their gradients go back to fp32. What is whole when, was
+read off the simulated tier, which runs torch's own code (torch 2.13 distributed/fsdp/_fully_shard):
+- forward: the embedding and its flat buffer, then a layer and its own (kept until the next layer is gathered);
+- backward: a layer, the buffer of the next one (prefetched), and the last reduce-scatter's input.
+Between micro-batches gradients are not reduced (Trainer's `no_sync`): whole ones stay on every card.
+
+DDP's reducer (csrc/distributed/c10d/reducer.cpp) keeps all gradients once more, in buckets.
+
+DeepSpeed 0.19.8 (runtime/zero), as accelerate's own file starts it, so with DeepSpeed's default sizes: all weights in
+16 bits, fp32 masters and states divided from stage 1 on, gradients from 2, weights from 3. The reduction buffer is
+allocated whole whatever the model (stage_1_and_2.py setup_buckets: while backward runs; stage3.py
+_setup_for_real_optimizer: for good), and what is in it is copied to be reduced.
 """
 
 from dataclasses import dataclass
 
 from estimators.regime import Regime
-from estimators.weights import linear_bytes
+from estimators.weights import is_quantized, linear_bytes
 from profiles.model import Block, ModelSpec
 from profiles.plan import Plan
 
-PREFETCHED_LAYERS = 2  # the one at work and the next
-ZERO_BUCKET_ELEMENTS = 500_000_000
 FP32_BYTES = 4
+CODES_PER_BYTE = 2  # of 4-bit weights; their scales stay whole on each card (bitsandbytes keeps them on the module)
+# deepspeed 0.19.8 runtime/zero/config.py, in elements
+REDUCE_BUCKET = 500_000_000
+PREFETCH_BUCKET = 50_000_000
+REUSE_DISTANCE = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """Bytes on one card beyond its shares, by phase of the step; `start`: of forward, nothing is saved yet."""
+
+    start: float = 0.0
+    forward: float = 0.0
+    loss: float = 0.0
+    backward: float = 0.0
+    embedding: float = 0.0
+    step: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Divisors of what one card stores, and bytes that sharding adds."""
+    """What one card keeps. `weights`, `gradients`, `states`: divisors.
 
-    weights: int
-    gradients: int
-    states: int
-    gathered: float
-    unsharded_gradients: float
-    masters: float  # fp32 master copy, bytes per trained parameter on this card
-    upcast: bool  # sharded weights are kept in fp32
-    checkpoints: int = 1  # residual-sized tensors a layer keeps under gradient checkpointing
+    masters: fp32 master copy, bytes per trained parameter on this card. stored: bytes an element of a trained parameter
+    and its gradient on the card, None where it is what it is computed in. unsharded: bytes that are on each card
+    whatever `weights` is. accumulated: gradients that wait for the last micro-batch. loaded: 1 if the whole base stands
+    on the card until all shards are cut from it. checkpoints: residual-sized tensors that a layer keeps under gradient
+    checkpointing.
+    """
+
+    weights: int = 1
+    gradients: int = 1
+    states: int = 1
+    masters: float = 0.0
+    stored: int | None = None
+    unsharded: float = 0.0
+    accumulated: float | None = None
+    loaded: int = 0
+    checkpoints: int = 1
+    whole: Whole = Whole()
 
 
-def shares(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, trained: float) -> Shares:
-    """Resolve a plan's sharding. `trained`: trained elements in all."""
-    n, kind = plan.n_gpus, plan.sharding
-    if kind in ("none", "ddp"):
-        # DDP's buckets: gradients once more while they are reduced (gradient_as_bucket_view is off by default)
-        extra = trained * regime.adapter if kind == "ddp" and not trains_base else 0.0
-        extra = trained * regime.trained if kind == "ddp" and trains_base else extra
-        return Shares(1, 1, 1, 0.0, extra, 0.0, upcast=False)
+def shares(
+    plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, elements: float, gradients: float
+) -> Shares:
+    """Resolve a plan's sharding. `elements`, `gradients`: trained elements in all, and bytes of their gradients."""
+    if plan.sharding == "none":
+        return Shares()
+    if plan.sharding == "ddp":
+        return Shares(whole=Whole(gradients, gradients, gradients, gradients, gradients, gradients))
+    if plan.sharding == "fsdp2" and plan.fsdp_version == 1:
+        return _fsdp1(plan, model, regime, trains_base=trains_base)
+    if plan.sharding == "fsdp2":
+        return _fsdp2(plan, model, regime, trains_base=trains_base, elements=elements)
+    return _zero(plan, model, regime, trains_base=trains_base, elements=elements)
+
+
+def _fsdp1(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool) -> Shares:
+    """The older FSDP, for published runs: one root unit, gathered from forward to the end of backward, and a layer
+    while the next is prefetched. A checkpointed unit keeps its output beside its input, as the slopes of the fms rows
+    over the batch show."""
+    n = plan.n_gpus
     layer = max(_layer_bytes(g.block, regime) for g in model.layers)
-    root = _root_bytes(model, regime)
-    if kind == "fsdp2":
-        upcast = regime.autocast and trains_base
-        return Shares(
-            n, n, n,
-            gathered=PREFETCHED_LAYERS * layer + root,
-            unsharded_gradients=(layer + root) if trains_base else 0.0,
-            masters=0.0, upcast=upcast, checkpoints=2,
-        )  # fmt: skip
-    bucket = min(ZERO_BUCKET_ELEMENTS, trained) * regime.compute
+    root = sum(e.parameters for e in model.embeddings)
+    if model.head is not None and not model.tie_word_embeddings:
+        root += model.head.weight_parameters
+    whole = 2 * layer + root * regime.compute
+    if trains_base:
+        whole += layer + root * regime.compute  # gradients before they are reduced
+    upcast = regime.autocast and trains_base
+    stored = FP32_BYTES if upcast else None
+    return Shares(n, n, n, stored=stored, checkpoints=2, whole=Whole(whole, whole, whole, whole, whole, whole))
+
+
+def _fsdp2(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, elements: float) -> Shares:
+    n = plan.n_gpus
+    mixed = plan.mixed_precision is not False and regime.compute < FP32_BYTES
+    upcast = mixed and (trains_base or not regime.quantized)
+    trained = elements * regime.compute
+    layers = sum(g.count for g in model.layers)
+    adapters = 0.0 if trains_base else trained / layers
+    layer = max(_layer_bytes(g.block, regime) for g in model.layers) + adapters
+    tail = _head_bytes(model, regime)
+    kept = tail if model.tie_word_embeddings else 0.0  # gathered for the embedding, and until backward is through
+    embedding = float(sum(e.parameters for e in model.embeddings) * regime.compute)
+    shard = embedding * (FP32_BYTES / regime.compute if upcast else 1) / n
+    reduced = max(layer, tail) if trains_base else adapters
     return Shares(
-        weights=n if kind == "zero3" else 1,
-        gradients=n if kind in ("zero2", "zero3") else 1,
+        weights=n, gradients=n, states=n,
+        stored=FP32_BYTES if upcast else None,
+        unsharded=_scale_bytes(model, regime),
+        accumulated=trained,
+        loaded=int(regime.quantized == 4),  # fsdp2_prepare_model holds `original_sd`; other weights come in shards
+        whole=Whole(
+            start=2 * (embedding + layer) if kept else max(2 * embedding, embedding + 2 * layer),
+            forward=2 * layer + kept,
+            loss=tail + layer,
+            backward=2 * layer + kept + reduced,
+            embedding=max(layer + 2 * embedding - shard, 0.0 if kept else (2 + 1 / n) * embedding),
+        ),
+    )  # fmt: skip
+
+
+def _zero(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, elements: float) -> Shares:
+    n, stage = plan.n_gpus, int(plan.sharding.removeprefix("zero"))
+    bucket = float(REDUCE_BUCKET * regime.compute)
+    copied = min(REDUCE_BUCKET, elements) * regime.compute
+    partition = elements / n
+    full = elements > REDUCE_BUCKET and stage >= 2  # reduced while backward runs, not only after it
+    first = float(sum(e.parameters for e in model.embeddings) * regime.compute) if stage >= 2 and trains_base else 0.0
+    second = 2 * first if model.tie_word_embeddings else 0.0  # gone when the sum of a tied embedding's is reduced
+    gathered = _zero3_gathered(model, regime) if stage == 3 else 0.0
+    always = bucket if stage == 3 else 0.0
+    step = 0.0 if plan.offload_optimizer else partition * (regime.compute + FP32_BYTES)  # flattened, then in fp32
+    return Shares(
+        weights=n if stage == 3 else 1,
+        gradients=n if stage >= 2 else 1,
         states=n,
-        gathered=PREFETCHED_LAYERS * layer + root if kind == "zero3" else 0.0,
-        unsharded_gradients=2 * bucket,  # the bucket and its reduced copy
         masters=FP32_BYTES / n,
-        upcast=False,
-    )
+        whole=Whole(
+            start=always,
+            forward=gathered + always,
+            loss=gathered + bucket,
+            backward=gathered + bucket + (copied if full else 0.0),
+            embedding=gathered + bucket + first + max(0.0, (copied if full else 0.0) - second),
+            step=max(bucket + copied, always + step),
+        ),
+    )  # fmt: skip
+
+
+def _zero3_gathered(model: ModelSpec, regime: Regime) -> float:
+    """What a stage-3 card holds of the others' weights: what backward wants again before REUSE_DISTANCE elements are
+    passed (so half as many from the end; partitioned_param_coordinator.py __params_to_release), the prefetched, and the
+    layer at work."""
+    largest = max(g.block.parameters for g in model.layers)
+    return float(min(model.parameters, REUSE_DISTANCE // 2 + PREFETCH_BUCKET + largest) * regime.compute)
 
 
 def _layer_bytes(block: Block, regime: Regime) -> float:
-    """One gathered layer, in the compute dtype (quantised weights travel as they are)."""
-    if regime.quantized:
-        return sum(linear_bytes(x, regime) for x in block.linears)
-    return float(block.parameters * regime.compute)
+    """One gathered layer, in the compute dtype; of quantised weights, the codes."""
+    other = sum(n.parameters for n in block.norms) + block.other_parameters
+    total = float(other * regime.compute)
+    for linear in block.linears:
+        if not is_quantized(linear, regime):
+            total += (linear.weight_parameters + linear.bias_parameters) * regime.compute
+        elif regime.quantized == 8:
+            total += linear_bytes(linear, regime)
+        else:
+            total += linear.weight_parameters / CODES_PER_BYTE + linear.bias_parameters * regime.compute
+    return total
 
 
-def _root_bytes(model: ModelSpec, regime: Regime) -> float:
-    total = sum(e.parameters for e in model.embeddings)
-    if model.head is not None and not model.tie_word_embeddings:
-        total += model.head.weight_parameters
-    return float(total * regime.compute)
+def _scale_bytes(model: ModelSpec, regime: Regime) -> float:
+    """Scales of 4-bit weights."""
+    if regime.quantized != 4:
+        return 0.0
+    quantized = [(g.count, x) for g in model.layers for x in g.block.linears if is_quantized(x, regime)]
+    return sum(
+        count * (linear_bytes(x, regime) - x.weight_parameters / CODES_PER_BYTE - x.bias_parameters * regime.base)
+        for count, x in quantized
+    )
+
+
+def _head_bytes(model: ModelSpec, regime: Regime) -> float:
+    if model.head is None:
+        return 0.0
+    tied = sum(e.parameters for e in model.embeddings) if model.tie_word_embeddings else 0
+    return float(max(tied, model.head.weight_parameters) * regime.compute)

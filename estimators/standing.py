@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from estimators.methods import Method, TrainedTensors
 from estimators.regime import Regime
-from estimators.sharding import shares
+from estimators.sharding import Whole, shares
 from estimators.weights import base_weight_bytes, largest_load_bytes
 from profiles.catalog import get_optimizer
 from profiles.model import ModelSpec
@@ -16,19 +16,21 @@ FP32_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Bytes on one card. `gradient_share`: this card's part of a layer's gradient bytes. `checkpoints`: residual-sized
-    tensors that a layer keeps under gradient checkpointing."""
+    """Bytes on one card. `accumulated`: gradients between micro-batches. `gradient_share`: this card's part of a
+    layer's gradient bytes. `checkpoints`: residual-sized tensors that a layer keeps under checkpointing. `whole`: what
+    sharding adds."""
 
     base: float
     adapters: float
     gradients: float
+    accumulated: float
     states: float
     temporary: float
     largest_load: float
     workspace: float
-    gathered: float
     gradient_share: float
     checkpoints: int
+    whole: Whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +49,45 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
     """Weights, gradients and optimizer states of one card."""
     optimizer = get_optimizer(plan.optimizer)
     trained = _sum(method, model, plan, optimizer, regime)
-    split = shares(plan, model, regime, trains_base=method.trains_base, trained=trained.elements)
+    split = shares(
+        plan,
+        model,
+        regime,
+        trains_base=method.trains_base,
+        elements=trained.elements,
+        gradients=trained.gradients,
+    )
     base = base_weight_bytes(model, regime) + trained.wider
     frozen = float(method.frozen_elements(model, plan) * regime.adapter)
-    gradients, states = trained.gradients, trained.states
-    if split.upcast:  # trained shards and all that follows them in fp32
-        base *= FP32_BYTES / regime.base
-        gradients *= FP32_BYTES / regime.trained
-        states *= FP32_BYTES / regime.trained
+    adapters, gradients, states = trained.adapters + frozen, trained.gradients, trained.states
+    wider = 1.0 if split.stored is None else split.stored / regime.compute
+    if split.stored is not None:  # trained shards and all that follows them
+        base *= wider if method.trains_base else 1
+        adapters, gradients = adapters * wider, gradients * wider
+        states *= wider if optimizer.state_bytes is None else 1
     elif split.masters and optimizer.state_bytes is None:
         states = trained.elements * optimizer.state_tensors * FP32_BYTES  # DeepSpeed's states are fp32
-    own_gradients = gradients / split.gradients
+    own_gradients = 0.0 if _gradients_leave(plan) else gradients / split.gradients
     on_card = 0.0 if plan.offload_parameters else 1.0 / split.weights
-    temporary = trained.temporary * (FP32_BYTES / regime.trained if split.upcast else 1.0) / split.gradients
+    temporary = trained.temporary * wider / split.gradients
     return Standing(
-        base=base * on_card,
-        adapters=(trained.adapters + frozen) * on_card,
+        base=(base - split.unsharded) * on_card + split.unsharded,
+        adapters=adapters * on_card,
         gradients=own_gradients,
+        accumulated=own_gradients if split.accumulated is None else split.accumulated,
         states=0.0 if plan.offload_optimizer else states / split.states + trained.elements * split.masters,
         temporary=0.0 if plan.offload_optimizer else temporary,
-        largest_load=largest_load_bytes(model, regime),
+        largest_load=max(largest_load_bytes(model, regime), split.loaded * (base - split.unsharded + adapters)),
         workspace=workspace,
-        gathered=split.gathered + split.unsharded_gradients,
         gradient_share=own_gradients / trained.gradients if trained.gradients else 1.0,
         checkpoints=split.checkpoints,
+        whole=split.whole,
     )
+
+
+def _gradients_leave(plan: Plan) -> bool:
+    """Whether reduced gradients go to the host, to an optimizer that runs there."""
+    return plan.offload_optimizer and plan.sharding in ("fsdp2", "zero2", "zero3")
 
 
 def tensor_itemsize(t: TrainedTensors, regime: Regime) -> int:

@@ -67,6 +67,7 @@ class Plan(Record):
     use_cache: bool = False
 
     sharding: Sharding = "none"
+    fsdp_version: Literal[1, 2] = 2  # 1: published runs of the older FSDP; no launcher here writes it
     offload_optimizer: bool = False
     offload_parameters: bool = False
     expandable_segments: bool = False

@@ -16,6 +16,8 @@ def sharding_refusal(plan: Plan) -> str | None:
         return f"{plan.sharding} does not offload"
     if plan.sharding == "zero2" and plan.offload_parameters:
         return "ZeRO-2 keeps whole parameters on each card: only ZeRO-3 offloads them"
+    if plan.sharding == "fsdp2" and plan.fsdp_version != 2:
+        return "FSDP1 is superseded: only FSDP2 is written"
     if plan.sharding == "fsdp2" and plan.offload_optimizer != plan.offload_parameters:
         return "FSDP2 offloads parameters and optimizer states together or not at all"
     if plan.quantization == "int8" and plan.sharding in ("fsdp2", "zero3"):

@@ -11,8 +11,10 @@ import torch
 from estimators.methods import get_method
 from estimators.regime import Regime
 from estimators.simulate.adapters import cast_adapters, wrap
+from estimators.simulate.ddp import allocate_buckets
+from estimators.simulate.fsdp import join_group, shard_fsdp2
 from estimators.simulate.job import Job
-from estimators.simulate.load import layer_index, load
+from estimators.simulate.load import DEVICE, layer_index, load
 from estimators.simulate.tracker import Tracker
 from estimators.simulate.unsloth import patch_unsloth
 from profiles.errors import InvalidModelError, UnsupportedError
@@ -24,11 +26,13 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 @dataclass(frozen=True)
 class Built:
-    """A model ready to train. `layers` is the dotted name of its list of layers in the unwrapped model."""
+    """A model ready to train. `layers` is the dotted name of its list of layers in the unwrapped model; `buffers` are
+    held as long as it."""
 
     model: Any
     parameters: tuple[torch.nn.Parameter, ...]
     layers: str
+    buffers: tuple[torch.Tensor, ...] = ()
 
     def trainable(self, num_layers: int) -> int:
         """Trainable elements if the model had `num_layers` layers like its last one."""
@@ -47,6 +51,7 @@ def build(job: Job, regime: Regime, tracker: Tracker, *, num_layers: int) -> Bui
     model = empty_model(plan, spec, regime, num_layers=num_layers)
     layers = find_layers(model)
     compute_dtype = DTYPES[regime.compute_dtype]
+    quantized = plan.quantization in QUANTIZED
     load(
         model,
         tracker,
@@ -54,23 +59,29 @@ def build(job: Job, regime: Regime, tracker: Tracker, *, num_layers: int) -> Bui
         compute_dtype=compute_dtype,
         layers=layers,
         num_layers=spec.num_hidden_layers,
-        moved=job.load == "to" and plan.quantization not in QUANTIZED,
+        moved=not quantized and (job.load == "to" or plan.sharding == "fsdp2"),
+        device="cpu" if plan.sharding == "fsdp2" and not quantized else DEVICE,
+        storage=compute_dtype if plan.sharding == "fsdp2" else torch.uint8,
     )
     model = _checkpointing(_kbit(model, plan), plan, regime)
     model = wrap(model, plan, spec, regime)
     model.train()
     _name_parameters(model, plan, layers, tracker)
     cast_adapters(model, plan, regime)
+    if regime.checkpointing and (plan.platform != "llamafactory" or hasattr(model, "get_base_model")):
+        model.enable_input_require_grads()  # transformers 5.23 with checkpointing; LLaMA-Factory leaves it to PEFT
+    if plan.sharding == "fsdp2":
+        mixed = plan.mixed_precision is not False and regime.compute < 4
+        model = shard_fsdp2(model, plan, join_group(plan.n_gpus, tracker), mixed=compute_dtype if mixed else None)
     _name_parameters(model, plan, layers, tracker)
     trained = tuple(p for p in model.parameters() if p.requires_grad)
     if not trained:
         raise UnsupportedError(f"{plan.method} trains no parameter of {spec.name}")
-    if regime.checkpointing and (plan.platform != "llamafactory" or hasattr(model, "get_base_model")):
-        model.enable_input_require_grads()  # transformers 5.23 with checkpointing; LLaMA-Factory leaves it to PEFT
     if regime.fused_kernels:
         patch_unsloth(model, plan, spec, regime)
     _mark_layers(model, layers, tracker)
-    return Built(model, trained, layers)
+    buffers = allocate_buckets(model, layers, tracker) if plan.sharding == "ddp" else []
+    return Built(model, trained, layers, tuple(buffers))
 
 
 def empty_model(plan: Plan, spec: ModelSpec, regime: Regime, *, num_layers: int) -> Any:
@@ -231,5 +242,11 @@ def _mark_layer(layer: Any, index: int, tracker: Tracker, *, last: bool) -> None
                 hidden.register_hook(lambda _: tracker.enter("backward", index))
             return out
 
+    def mark_backward(_: Any, __: Any, out: Any) -> None:
+        hidden = out[0] if isinstance(out, tuple) else out
+        if hidden.requires_grad:
+            hidden.register_hook(lambda _: tracker.enter("backward", index))
+
     Marked.__name__, Marked.__qualname__, Marked.__module__ = kind.__name__, kind.__qualname__, kind.__module__
     layer.__class__ = Marked
+    layer.register_forward_hook(mark_backward, prepend=True)  # before FSDP's own, which gathers the layer

@@ -8,10 +8,14 @@ the compiler that hold constants are still the real ones.
 import importlib.util
 import sys
 from collections.abc import Callable
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 COMPILER = "torch._dynamo"
+ASKED_FOR = {  # by torch.distributed's start and by accelerate's is_compiled_module
+    "trace_rules": SimpleNamespace(clear_lru_cache=lambda: None),
+    "eval_frame": SimpleNamespace(OptimizedModule=type("OptimizedModule", (), {})),
+}
 TABLES = ("pandas", "datasets")
 
 
@@ -22,6 +26,7 @@ def skip_needless_imports() -> None:
     if COMPILER not in sys.modules:
         stand_in = _stand_in(COMPILER, _undecorated)
         torch._dynamo = stand_in
+        vars(stand_in).update(ASKED_FOR)
     for name in TABLES:
         if name not in sys.modules and importlib.util.find_spec(name) is not None:
             _stand_in(name, type(name, (), {}))

@@ -27,14 +27,17 @@ def load(
     layers: str,
     num_layers: int,
     moved: bool,
+    device: str = DEVICE,
+    storage: torch.dtype = torch.uint8,
 ) -> None:
     """Materialise a model that stands on the meta device.
 
     moved: `.to(device)` of a model loaded elsewhere: no warm-up, in the order of its modules.
+    device: "cpu" where something else brings the weights to the card later. storage: the type of 4-bit codes.
     layers: the dotted name of its list of layers. num_layers: how many the whole model has; this one may have fewer.
     """
     chosen = _to_quantize(model) if quantization in QUANTIZED else set()
-    quantize = quantizer(quantization, compute_dtype) if chosen else None
+    quantize = quantizer(quantization, compute_dtype, storage) if chosen else None
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     parameters = {n: p for n, p in model.named_parameters(remove_duplicate=True) if n not in tied}
     if not moved:
@@ -43,13 +46,13 @@ def load(
     for name in parameters if moved else sorted(parameters, key=_natural):
         layer = layer_index(name, layers)
         tracker.layer = layer if layer is not None else -1
-        _fill(model, name, parameters[name], quantize if name in chosen else None)
+        _fill(model, name, parameters[name], quantize if name in chosen else None, device)
     tracker.layer = -1
     for name, buffer in list(model.named_buffers()):
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
         persistent = leaf not in module._non_persistent_buffers_set
-        module.register_buffer(leaf, torch.empty(buffer.shape, dtype=buffer.dtype, device=DEVICE), persistent)
+        module.register_buffer(leaf, torch.empty(buffer.shape, dtype=buffer.dtype, device=device), persistent)
     model.tie_weights()
     if chosen:
         mark_quantized(model, quantization)
@@ -86,16 +89,16 @@ def _total_bytes(
     return sum(by_layer.values()) + (num_layers - last - 1) * by_layer[last]
 
 
-def _fill(model: Any, name: str, empty: torch.nn.Parameter, quantize: Any) -> None:
+def _fill(model: Any, name: str, empty: torch.nn.Parameter, quantize: Any, device: str) -> None:
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
     if quantize is None:
-        value = torch.empty(empty.shape, dtype=empty.dtype, device=DEVICE)
+        value = torch.empty(empty.shape, dtype=empty.dtype, device=device)
         setattr(module, leaf, torch.nn.Parameter(value, requires_grad=empty.requires_grad))
         return
     shape = empty.shape[::-1] if type(module).__name__ == "Conv1D" else empty.shape
     parent, _, child = owner.rpartition(".")
-    setattr(model.get_submodule(parent), child, quantize(module, torch.empty(shape, dtype=empty.dtype, device=DEVICE)))
+    setattr(model.get_submodule(parent), child, quantize(module, torch.empty(shape, dtype=empty.dtype, device=device)))
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -66,6 +66,7 @@ def _foreach_accepts_fake() -> None:
 def _optimizers_without_device() -> None:
     """bitsandbytes: large paged states live in managed memory, outside the caching allocator."""
     import bitsandbytes.functional as functional
+    import bitsandbytes.nn.modules as modules
     import bitsandbytes.optim.optimizer as optimizer
 
     def state_buffer(self: Any, p: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -74,7 +75,14 @@ def _optimizers_without_device() -> None:
 
     optimizer.Optimizer8bit.get_state_buffer = state_buffer
     functional.is_on_gpu = lambda _: True
+    modules.fix_4bit_weight_quant_state_from_module = _find_quant_state
     optimizer.sync_gpu = lambda _: None
+
+
+def _find_quant_state(module: Any) -> None:
+    """bitsandbytes makes a Params4bit of a weight that FSDP gathered; a fake tensor cannot become one."""
+    if getattr(module.weight, "quant_state", None) is None:
+        module.weight.quant_state = module.quant_state
 
 
 def _apply(

@@ -11,10 +11,13 @@ from profiles.plan import FOUR_BIT
 Quantize = Callable[[torch.nn.Module, torch.Tensor], torch.nn.Module]
 
 
-def quantizer(quantization: str, compute_dtype: torch.dtype) -> Quantize:
-    """Return the function that turns (a linear's shell, its weight on the device) into a quantised layer."""
+def quantizer(quantization: str, compute_dtype: torch.dtype, storage: torch.dtype = torch.uint8) -> Quantize:
+    """Return the function that turns (a linear's shell, its weight on the device) into a quantised layer.
+
+    storage: bnb_4bit_quant_storage, the type that the codes are kept in.
+    """
     if quantization in FOUR_BIT:
-        return lambda shell, weight: _linear_4bit(shell, weight, quantization, compute_dtype)
+        return lambda shell, weight: _linear_4bit(shell, weight, quantization, compute_dtype, storage)
     return _linear_8bit
 
 
@@ -28,14 +31,16 @@ def mark_quantized(model: Any, quantization: str) -> None:
     model.quantization_method = QuantizationMethod.BITS_AND_BYTES
 
 
-def _linear_4bit(shell: Any, weight: torch.Tensor, quantization: str, compute_dtype: torch.dtype) -> torch.nn.Module:
+def _linear_4bit(
+    shell: Any, weight: torch.Tensor, quantization: str, compute_dtype: torch.dtype, storage: torch.dtype
+) -> torch.nn.Module:
     """nn/modules.py Params4bit._quantize, as transformers' Bnb4bitQuantize calls it."""
     import bitsandbytes
 
     options = {
         "compress_statistics": quantization == "nf4-dq",
         "quant_type": "fp4" if quantization == "fp4" else "nf4",
-        "quant_storage": torch.uint8,
+        "quant_storage": storage,
     }
     with _disable_current_modes():
         layer: Any = bitsandbytes.nn.Linear4bit(1, 1, bias=False, compute_dtype=compute_dtype, **options)

@@ -14,6 +14,7 @@ from estimators.simulate.loss import Batch, loss_function
 from estimators.simulate.optimizers import make_optimizer
 from estimators.simulate.tracker import Tracker
 from estimators.simulate.unsloth_kernels import shared_weights
+from estimators.simulate.zero import Zero
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 
@@ -31,7 +32,8 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
         to_fp32=regime.outputs_to_fp32 and regime.autocast,
         unsloth_tiled_from=regime.loss_tiled_from if regime.fused_kernels else None,
     )
-    optimizer = make_optimizer(plan, built.model)
+    zero = Zero(built.parameters, plan, tracker) if plan.sharding in ("zero1", "zero2") else None
+    optimizer = make_optimizer(plan, built.model if zero is None else zero.module)
     gc.collect()
     gc.freeze()  # a step's own cycles are collected after it, not at random, and nothing else is looked at
     outputs: Any = None
@@ -39,7 +41,10 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
         tracker.step = step
         if step and job.zero_grad == "start":
             _zero(plan, optimizer, tracker)
-        for _ in range(min(plan.gradient_accumulation_steps, DISTINCT_MICRO_STEPS)):
+        micro_steps = min(plan.gradient_accumulation_steps, DISTINCT_MICRO_STEPS)
+        for micro_step in range(micro_steps):
+            if plan.sharding == "fsdp2":  # Accelerator.no_sync: whole gradients stay on the card until the last
+                built.model.set_requires_gradient_sync(micro_step == micro_steps - 1)
             tracker.enter("data")
             batch = _batch(plan, spec, rows, length)
             tracker.name(batch.values(), "inputs")
@@ -55,10 +60,19 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
             if not regime.keep_outputs:
                 outputs = None
             tracker.enter("loss_backward")
+            if zero is not None:
+                zero.before_backward()
             loss.backward()
             loss = loss.detach()
+            if zero is not None:
+                zero.after_backward()
             _name_gradients(built, tracker)
-        _update(built, plan, optimizer, tracker)
+        if zero is not None:
+            tracker.enter("clip")
+            zero.before_step()
+        _update(built, plan, optimizer, tracker, clip=zero is None)
+        if zero is not None:
+            zero.after_step()
         if job.zero_grad == "end":
             _zero(plan, optimizer, tracker)
         if job.release_outputs:
@@ -66,9 +80,9 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
         gc.collect()
 
 
-def _update(built: Built, plan: Plan, optimizer: Any, tracker: Tracker) -> None:
+def _update(built: Built, plan: Plan, optimizer: Any, tracker: Tracker, *, clip: bool) -> None:
     tracker.enter("clip")
-    if plan.max_grad_norm:
+    if plan.max_grad_norm and clip:  # DeepSpeed scales its own partition in place
         torch.nn.utils.clip_grad_norm_(built.parameters, plan.max_grad_norm)
     tracker.enter("optimizer")
     optimizer.step()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch._prims_common import is_non_overlapping_and_dense_or_false
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -55,12 +56,13 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         mark = Mark(len(self.trace.events), self.step, stage, layer)
         if marks and marks[-1].position == mark.position:
             marks.pop()
-        marks.append(mark)
+        if not marks or (marks[-1].step, marks[-1].stage, marks[-1].layer) != (self.step, stage, layer):
+            marks.append(mark)
 
     def name(self, tensors: Iterable[torch.Tensor | None], label: str, layer: int | None = None) -> None:
         """Say what the storages of `tensors` are, and which layer they belong to."""
         for tensor in tensors:
-            index = None if tensor is None else self._live.get(tensor.untyped_storage()._cdata)
+            index = self._index(tensor)
             if index is None:
                 continue
             storage = self.trace.storages[index]
@@ -71,6 +73,15 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
             source = self._copied_from.get(index)  # PEFT makes adapters in one dtype and casts them when all are made
             if source is not None and self.trace.storages[source].layer < 0:
                 self.trace.storages[source].layer = layer
+
+    def resized(self, tensor: torch.Tensor, op: str, label: str) -> None:
+        """The tensor's storage was given another size: its memory went, and perhaps came."""
+        index = self._live.pop(tensor.untyped_storage()._cdata, None)
+        if index is not None:
+            del self._references[index]
+            self._die(index)
+        self._see(tensor, op, self.layer)
+        self.name([tensor], label)
 
     def transient(self, n_bytes: int, op: str, layer: int = -1) -> None:
         """An allocation that comes and goes at once."""
@@ -139,6 +150,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         return -1 if index is None else self.trace.storages[index].layer
 
     def _index(self, argument: Any) -> int | None:
+        argument = getattr(argument, "_local_tensor", argument)  # this rank's part of a DTensor
         if isinstance(argument, torch.Tensor) and argument.layout == torch.strided:
             return self._live.get(argument.untyped_storage()._cdata)
         return None
@@ -154,6 +166,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and note what it allocates."""
+        if any(issubclass(t, DTensor) for t in types):
+            return NotImplemented  # it runs again, on this rank's part
         kwargs = kwargs or {}
         name = func._schema.name
         try:
@@ -210,6 +224,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         """The operation itself, or its longest outcome where that depends on data."""
         if name == "aten::index":
             return func(args[0], _all_selected(args[1]), *args[2:], **kwargs)
+        if name == "_c10d_functional::wait_tensor":  # its fake makes a new tensor, the real one does not
+            return args[0]
         if name == "aten::nonzero":
             return torch.empty((args[0].numel(), args[0].dim()), dtype=torch.long, device=args[0].device)
         if name == "aten::_index_put_impl_" and args[1][0].dtype == torch.bool:

@@ -28,6 +28,17 @@ BY_LAYER = frozenset(
 # Their last parameter's update goes at different points of the next one's turn: all layers are traced
 LOOPED = frozenset({"adafactor", "apollo"})
 
+ZERO = "ZeRO's partitions and buckets are modelled from DeepSpeed's source around the traced step"
+SHARDING_NOTES = {
+    "zero1": (ZERO,),
+    "zero2": (ZERO,),
+    "ddp": ("DDP's gradient buckets are modelled from torch's source, one for each layer",),
+    "fsdp2": (
+        "FSDP2 is torch's own code, traced as one rank among fake ones",
+        "streams do nothing: memory that FSDP frees on another stream is free at once, so reserved is a lower bound",
+    ),
+}
+
 
 class SimulationError(AdviseError):
     """The traced code failed: says in which stage, layer, module and operation."""
@@ -88,7 +99,7 @@ def run_job(job: Job) -> Simulation:
 def _assumptions(job: Job) -> tuple[str, ...]:
     """What stands in the trace that is not the run's own code."""
     if job.plan.platform != "unsloth":
-        return ()
+        return SHARDING_NOTES.get(job.plan.sharding, ())
     said = "Unsloth's kernels, checkpoints and loss are modelled from the source of 2026.10.9, not traced"
     if runs_unsloth_layers(job.plan, job.model):
         return (said, "attention as xformers runs it, a key head for each query head")
@@ -103,8 +114,10 @@ def refuse(job: Job) -> None:
     experts = any(x.kind == "parameter" for g in job.model.layers for x in g.block.linears)
     if plan.platform == "unsloth" and experts and plan.quantization in FOUR_BIT:
         raise UnsupportedError("Unsloth's own 4-bit experts cannot be traced", "the analytic estimate stands")
-    if plan.sharding not in ("none", "ddp"):
-        raise UnsupportedError(f"the simulated tier runs one card; {plan.sharding} shards over several")
+    if plan.sharding == "fsdp2" and plan.fsdp_version == 1:
+        raise UnsupportedError("the simulated tier runs FSDP2, not FSDP1")
+    if plan.sharding == "zero3":
+        raise UnsupportedError("the simulated tier does not run ZeRO-3", "its analytic estimate stands")
 
 
 def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
@@ -145,6 +158,8 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
 
 def _uniform(job: Job) -> bool:
     """Whether all layers are alike, and so are what the method adds to them: then some can stand for all."""
+    if job.plan.sharding in ("zero1", "zero2"):
+        return False  # its partitions and buckets cut through layers
     if len(job.model.layers) != 1 or job.model.kind == "encoder-decoder" or get_method(job.plan.method).trains_layers:
         return False
     if job.plan.optimizer in LOOPED or job.plan.method in LOOPED:

@@ -223,7 +223,7 @@ def test_the_child_is_stopped_when_it_takes_too_long():
 
 def test_what_cannot_be_traced_is_refused_before_torch_is_needed():
     refused = {
-        "one card": {"n_gpus": 2, "sharding": "fsdp2"},
+        "ZeRO-3": {"n_gpus": 2, "sharding": "zero3"},
         "checkpoints": {"gradient_checkpointing": "unsloth"},
     }
     for reason, changes in refused.items():
