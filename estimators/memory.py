@@ -236,10 +236,10 @@ class MemoryModel:
         return max(candidates, key=_total)
 
     def _embedding_backward(self, fixed: Parts, tokens: int, held: float) -> Parts:
-        """embedding_dense_backward: a dense gradient. Of a tied head it is the second one: the engine adds the two into
-        a third before the parameter gets any."""
+        """embedding_dense_backward: a dense gradient. Of a tied head it is the second one, added into the first before
+        the parameter gets any."""
         model, regime = self.model, self.regime
-        second = 2 * model.embeddings[0].parameters * regime.rest if model.tie_word_embeddings else 0
+        second = model.embeddings[0].parameters * regime.rest if model.tie_word_embeddings else 0
         incoming = regime.residual * model.hidden_size * tokens
         gradients = self.standing.gradients
         return [*fixed, ("gradients", gradients), ("layer_working_set", float(second + incoming)), ("logits", held)]

@@ -247,12 +247,12 @@ class _Run:
             tape.release(gradient)
 
     def _embedding_gradient(self) -> None:
-        """A dense gradient; of a tied head a second and the sum, of which the first one's storage is left."""
+        """A dense gradient; of a tied head a second one, which is added into the first."""
         if not self.memory.method.trains_base:
             return
         n_bytes = self.model.embeddings[0].parameters * self.regime.rest
         if self.model.tie_word_embeddings:
-            self.tape.give(self.tape.take(n_bytes), self.tape.take(n_bytes))
+            self.tape.give(self.tape.take(n_bytes))
         else:
             self.tape.gradients.append(self.tape.take(n_bytes))
 

@@ -55,7 +55,7 @@ class _Stretcher:
     def _runs(self, mark: Mark, start: int, end: int) -> Iterator[tuple[int, list[int]]]:
         """Group a span's events by owner: the layer that is running, or else the layer of the storage.
 
-        A temporary of one parameter that goes in the middle of the next one's turn goes with that one.
+        An optimizer's temporary of one parameter that goes in the middle of the next one's turn goes with that one.
         """
         if mark.layer >= 0:
             yield mark.layer, self.source.events[start:end]
@@ -66,7 +66,7 @@ class _Stretcher:
             following[i] = storages[events[i + 1]].layer if events[i + 1] >= 0 else following[i + 1]
         owner, run, born = -1, list[int](), set[int]()
         for event, next_layer in zip(events, following, strict=True):
-            within_turn = ~event in born and next_layer == owner
+            within_turn = mark.stage == "optimizer" and ~event in born and next_layer == owner
             layer = owner if within_turn else storages[event if event >= 0 else ~event].layer
             if layer != owner and run:
                 yield owner, run
