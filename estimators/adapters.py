@@ -138,8 +138,8 @@ def _times_vector(scope: Scope, x: Tensor, length: float) -> Tensor:
 def _svd(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Tensor:
     """AdaLoRA: result += (dropout(x) @ (A * E).T @ B.T) * scaling / ranknum.
 
-    ranknum has one element and a dimension: dividing promotes to its dtype. PEFT's upcast makes it trainable by
-    accident (methods/adalora.py trains_ranknum), so that the product is saved.
+    ranknum has one element and a dimension: dividing promotes to its dtype. PEFT makes it trainable by accident when it
+    moves it to the card (ParameterDict wraps what `.to` returns), so that the product is saved.
     """
     tape, regime = scope.tape, scope.regime
     base = base_linear(scope, x, lin, tokens)
@@ -151,15 +151,13 @@ def _svd(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Tens
     s = _low_rank(scope, xa, lin, rank, tokens)
     if bnb and not regime.autocast:
         s = _cast_away(scope, s, base.itemsize)
-    upcast = regime.compute < FP32 if regime.quantized else regime.base < FP32 and regime.adapter == FP32
-    trained = upcast and not eight_bit
     wide = max(s.itemsize, regime.adapter)
     q = tape.op(
         s,
         width=s.width,
         itemsize=wide,
-        saved=[s.buffer] if trained else [],
-        scratch=(s.width * ((4 if trained else 1) * wide - s.itemsize), 0.0),
+        saved=[s.buffer],
+        scratch=(s.width * (4 * wide - s.itemsize), 0.0),
     )
     tape.drop(s)
     if eight_bit:

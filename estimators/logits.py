@@ -125,7 +125,9 @@ def _full(scope: Scope, model: ModelSpec, hidden: Tensor) -> tuple[Tensor, Tenso
     loss = tape.op(log_probs, width=0.0, itemsize=FP32, saved=[log_probs.buffer])
     tape.drop(upcast, log_probs)
     if regime.outputs_to_fp32:  # accelerate's convert_outputs_to_fp32, after the model's forward
-        tape.scratch(logits.width * FP32)
+        wide = tape.cast(logits, FP32)
+        tape.drop(logits)
+        logits = wide
     if regime.keep_outputs:
         return loss, logits
     tape.drop(logits)
@@ -186,11 +188,15 @@ def _chunked(scope: Scope, model: ModelSpec, hidden: Tensor) -> Tensor:
     tape, regime, head = scope.tape, scope.regime, model.head
     assert head is not None
     gradient = tape.alloc(hidden.width * hidden.itemsize)
-    tape.scratch(2 * hidden.width * (regime.compute + FP32))
-    kept = head.weight_parameters * regime.rest if scope.trains_weights else 0.0
-    loss = tape.op(hidden, width=0.0, itemsize=FP32, saved=[gradient], weight_grad=0.0 if scope.accumulates else kept)
+    weight = head.weight_parameters * regime.rest if scope.trains_weights else 0.0
+    of_weight = tape.alloc(0.0, weight)
+    tape.scratch(2 * hidden.width * (regime.compute + FP32), weight)  # a chunk's product before it is added
+    loss = tape.op(hidden, width=0.0, itemsize=FP32, saved=[gradient, of_weight])
     tape.release(gradient)
+    tape.release(of_weight)
     tape.drop(hidden)
+    if weight and not scope.accumulates and loss.requires_grad:
+        tape.keep(of_weight)  # becomes the parameter's own
     return loss
 
 

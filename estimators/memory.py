@@ -92,7 +92,7 @@ class MemoryModel:
         self._masks = len({g.block.attention.sliding_window for g in model.layers})
         self._below = _below_layers(model, self.regime, self.setup)
         self._last_graph = 0.0  # outputs that are kept hold their graph, and int8's products what they read
-        if self.regime.keep_outputs and self.regime.quantized == 8:
+        if self.regime.keep_outputs and self.regime.quantized == 8 and self.regime.loss != "chunked":
             self._last_graph = sum(r.count * kept_past_checkpoints(r.block, self.regime) for r in runs if r.reached)
         self._heads: dict[Hashable, HeadProfile] = {}
         self._shared_weight = shared_weight(model, self.regime, self.setup)
@@ -200,6 +200,9 @@ class MemoryModel:
         """The worst layer's backward, at the top (all others' tensors alive) or the bottom (all gradients there).
         `stays`: checkpoints on the card, gone at the bottom but for the layer's own, which may be in a buffer."""
         head_left = self._head(tokens).left
+        if self.setup.accumulates and self.method.trains_base and self.model.tie_word_embeddings:
+            waits = self.model.embeddings[0].parameters * self.regime.rest  # for the embedding's, to be added once
+            fixed = [*fixed, ("logits", float(waits))]
 
         def alive_of(p: LayerProfile) -> float:
             kept = 0.0 if self.regime.offload_checkpoints or not p.checkpointed else checkpoint
