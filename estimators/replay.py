@@ -34,8 +34,12 @@ class Replay:
     reserved: int
 
 
-def estimate_memory_replayed(plan: Plan, model: ModelSpec, hardware: Hardware) -> MemoryEstimate:
+def estimate_memory_replayed(
+    plan: Plan, model: ModelSpec, hardware: Hardware, *, release_outputs: bool = False
+) -> MemoryEstimate:
     """The analytic estimate with reserved memory from a replay instead of a fitted share, where one card is enough.
+
+    release_outputs: as in `replay`.
 
     Raises:
         UnsupportedError, InvalidInputError: as estimate_memory.
@@ -43,7 +47,7 @@ def estimate_memory_replayed(plan: Plan, model: ModelSpec, hardware: Hardware) -
     estimate = estimate_memory(plan, model, hardware)
     if plan.sharding != "none" or plan.offload_optimizer or plan.offload_parameters or hardware.gpu.vendor == "CPU":
         return estimate
-    found = replay(plan, model, hardware.gpu)
+    found = replay(plan, model, hardware.gpu, release_outputs=release_outputs)
     margin = get_margin("reserved", "replayed")
     floor = estimate.allocated
     expected = max(floor.expected, float(found.reserved))
@@ -122,9 +126,12 @@ class _ReplayTape(Tape):
         self.gradients.append(self.take(n_bytes))
 
 
-def replay(plan: Plan, model: ModelSpec, gpu: GpuSpec, *, limit: int | None = None) -> Replay:
+def replay(
+    plan: Plan, model: ModelSpec, gpu: GpuSpec, *, limit: int | None = None, release_outputs: bool = False
+) -> Replay:
     """Load the model, then run two equal steps of `plan`, on one card without sharding.
 
+    release_outputs: each step is a function of its own, so that outputs that are kept through backward go at its end.
     With a `limit` on what can be reserved the allocator gives cached segments back before it fails, as CUDA's does.
 
     Raises:
@@ -137,6 +144,8 @@ def replay(plan: Plan, model: ModelSpec, gpu: GpuSpec, *, limit: int | None = No
     run.load()
     for step in range(STEPS):
         run.step(first=step == 0)
+        if release_outputs:
+            run.drop_outputs()
     return Replay(allocated=allocator.peak_allocated, reserved=allocator.peak_reserved)
 
 
@@ -204,8 +213,7 @@ class _Run:
                 x = run_layer(tape, x, block, regime, setup, memory.seq_len)
         top = tape.hold(x) if checkpoints else x
         loss, logits = run_head(tape, x, self.model, regime, setup, tokens=self.tokens)
-        if self.logits is not None:
-            tape.drop(self.logits)
+        self.drop_outputs()
         self.logits = logits
         loss.grad = tape.alloc(0.0)
         tape.backward()
@@ -219,6 +227,12 @@ class _Run:
             self._make_states()
         tape.give(*tape.gradients)
         tape.gradients.clear()
+
+    def drop_outputs(self) -> None:
+        """The loop lets go of what the model returned."""
+        if self.logits is not None:
+            self.tape.drop(self.logits)
+            self.logits = None
 
     def _forget(self) -> None:
         """What a checkpointed layer saved in its first run is not kept."""

@@ -18,6 +18,8 @@ from advisor.api import advise
 
 NOTHING = ("nothing", "fits")
 LORA, QLORA, FULL = ("lora", "plain"), ("qlora", "4-bit"), ("full", "plain")
+# Traced: accelerate 1.15 runs fully_shard on a model that transformers has quantised on each card
+AT_LOAD = "transformers puts the whole 4-bit model on each card before FSDP2 shards it; answer.ai's own loader does not"
 
 
 class Case(NamedTuple):
@@ -136,6 +138,7 @@ CASES = [
         QLORA,
         "answer.ai's FSDP and QLoRA: 70B on two 24 GB cards, with layers in main memory",
         {"sharding": "fsdp2", "offload_parameters": True, "gradient_checkpointing": "full"},
+        (LORA, AT_LOAD + "; in 16 bits it is loaded in main memory, and layers come one by one"),
     ),
     Case(
         "8 x H100, 70B",
@@ -149,7 +152,8 @@ CASES = [
         {"model": "llama-405b", "gpu": "8x h100-sxm"},
         QLORA,
         "237 GB in 4 bits by Unsloth, 950 in 16: of 640 GB",
-        {"sharding": "fsdp2"},
+        {"sharding": "fsdp2", "offload_parameters": True},
+        (LORA, AT_LOAD),
     ),
     Case(
         "one H100, 405B",
