@@ -187,6 +187,8 @@ def attention_kernel(plan: Plan, model: ModelSpec, gpu: GpuSpec, *, in_half: boo
     attention = model.layers[0].block.attention
     if runs_unsloth_layers(plan, model):  # xformers' flash or cutlass kernel: neither builds s x s tensors
         return "flash" if (gpu.compute_capability or FLASH_MIN_CAPABILITY) >= FLASH_MIN_CAPABILITY else "efficient"
+    if plan.platform == "unsloth" and attention.sinks:  # unsloth_zoo temporary_patches/gpt_oss.py: flex attention
+        return "flash"
     without_sdpa = model.model_type in WITHOUT_SDPA and plan.attention != "flash_attention_2"
     if plan.attention == "eager" or attention.logit_softcap or attention.sinks or without_sdpa:
         return "eager"

@@ -10,8 +10,10 @@ from profiles.gpu import Hardware
 
 def memory_from_simulation(simulation: Simulation, hardware: Hardware) -> MemoryEstimate:
     """Give the simulated tier's answer the form of the analytic one's; bytes of one card."""
-    allocated = _interval(simulation.peak_allocated, "allocated")
-    reserved = _interval(simulation.peak_reserved, "reserved")
+    several = hardware.n_gpus > 1  # no published run checks those: they get the formulas' interval
+    allocated = _interval(simulation.peak_allocated, "allocated", "sharded" if several else "simulated")
+    margin_of = "allocated" if several else "reserved"
+    reserved = _interval(simulation.peak_reserved, margin_of, "sharded" if several else "simulated")
     traced, layers = simulation.layers_traced, simulation.layers
     versions = ", ".join(f"{name} {version}" for name, version in simulation.versions.items())
     return MemoryEstimate(
@@ -31,6 +33,6 @@ def memory_from_simulation(simulation: Simulation, hardware: Hardware) -> Memory
     )
 
 
-def _interval(n_bytes: int, quantity: str) -> Interval:
-    margin = get_margin(quantity, "simulated")
+def _interval(n_bytes: int, quantity: str, case: str) -> Interval:
+    margin = get_margin(quantity, case)
     return Interval(low=n_bytes * (1 + margin.low), expected=float(n_bytes), high=n_bytes * (1 + margin.high))
