@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check test-slow bench prove-throughput clean
+.PHONY: setup demo test check test-slow bench grid prove-throughput clean
 
 setup: $(STAMP)
 
@@ -37,6 +37,10 @@ bench: setup
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.startup
+
+# Both memory tiers on 2,600 cells drawn over all axes; goes on where it stopped (about two hours)
+grid: setup
+	$(BIN)/python -m benchmarks.grid --jobs 2 --replayed
 
 # Calibrate this CPU, predict real training steps, run them, compare (about 40 minutes on two idle cores)
 prove-throughput: setup
