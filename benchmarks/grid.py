@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.simulated import quantile, simulate_all
+from benchmarks.quantile import quantile
+from benchmarks.simulated import simulate_all
 from estimators.memory import estimate_memory
 from estimators.methods import get_method
 from estimators.methods.base import FRAMEWORK

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.model_configs import model_spec
+from benchmarks.quantile import quantile
 from benchmarks.rows import MeasuredRow, load_rows
 from estimators.answer import MemoryEstimate
 from estimators.replay import estimate_memory_replayed
@@ -71,11 +72,6 @@ def scores(rows: list[MeasuredRow]) -> Iterator[Score]:
             measured = row.measured.get(f"{kind}_bytes")
             if measured:
                 yield Score(row, kind, measured, estimate)
-
-
-def quantile(values: list[float], q: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
 
 
 def summary(title: str, found: list[Score]) -> Table:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.model_configs import model_spec
+from benchmarks.quantile import quantile
 from benchmarks.rows import PEFT_PADDED_LEN, MeasuredRow, load_rows
 from estimators.simulate.job import Job
 from estimators.simulate.result import Simulation
@@ -140,11 +141,6 @@ def simulate_all(jobs: list[Job], n_processes: int) -> Iterator[Simulation | str
     torch.set_num_threads(1)
     with multiprocessing.get_context("fork").Pool(n_processes, maxtasksperchild=1) as pool:
         yield from pool.imap(attempt, jobs, chunksize=1)
-
-
-def quantile(values: list[float], q: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
 
 
 def summary(found: list[Score]) -> Table:

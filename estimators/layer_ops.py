@@ -44,6 +44,11 @@ class Scope:
         return self.regime.compute if self.regime.autocast else self.regime.residual
 
 
+def _read_at_once(lin: Linear) -> int:
+    """Weights of one product: fused experts are one tensor, and all of them take part."""
+    return lin.weight_parameters if lin.kind == "parameter" else lin.in_features * lin.out_features
+
+
 def base_linear(scope: Scope, x: Tensor, lin: Linear, tokens: float = 1.0) -> Tensor:
     """A (possibly quantised) linear without what a method puts around it."""
     return (_linear_bnb if is_quantized(lin, scope.regime) else _linear_plain)(scope, x, lin, tokens)
@@ -68,8 +73,8 @@ def cast_for_matmul(scope: Scope, x: Tensor) -> Tensor:
 
 def _linear_plain(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
     tape, regime = scope.tape, scope.regime
-    weight = lin.weight_parameters if lin.kind == "parameter" else lin.in_features * lin.out_features
-    stored = regime.rest if lin.role == "head" else regime.base
+    weight = _read_at_once(lin)
+    stored = regime.base
     xc = cast_for_matmul(scope, x)
     saved = [xc.buffer] if scope.trains_weights else [PARAMETER]
     copy = None
@@ -102,7 +107,7 @@ def dequantized_bytes(scope: Scope, weight: float) -> float:
 def _linear_bnb(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
     """Linear4bit / Linear8bitLt: dequantise (or quantise the input), multiply, return in the input's dtype."""
     tape, regime = scope.tape, scope.regime
-    weight = lin.weight_parameters if lin.kind == "parameter" else lin.in_features * lin.out_features
+    weight = _read_at_once(lin)
     if regime.quantized == 4:
         xc = tape.cast(x, regime.compute)
         dequantized = dequantized_bytes(scope, weight)
@@ -171,11 +176,11 @@ def _rms_norm(scope: Scope, x: Tensor, spec: Norm, trained: bool) -> Tensor:
     out = tape.op(
         y,
         width=x.width,
-        itemsize=max(x.itemsize, scope.regime.rest),
+        itemsize=max(x.itemsize, scope.regime.base),
         saved=[y.buffer] if trained else [PARAMETER],
         trains=trained,
         scratch=(x.itemsize * x.width if trained else 0.0, 0.0),
-        weight_grad=scope.regime.rest * spec.size if trained and not scope.accumulates else 0.0,
+        weight_grad=scope.regime.base * spec.size if trained and not scope.accumulates else 0.0,
     )
     tape.drop(y)
     return out
@@ -192,7 +197,7 @@ def _layer_norm(scope: Scope, x: Tensor, spec: Norm, trained: bool) -> Tensor:
         itemsize=xin.itemsize,
         saved=[xin.buffer, stats],
         trains=trained,
-        weight_grad=2.0 * scope.regime.rest * spec.size if trained and not scope.accumulates else 0.0,
+        weight_grad=2.0 * scope.regime.base * spec.size if trained and not scope.accumulates else 0.0,
     )
     tape.release(stats)
     tape.drop(xin)

@@ -160,10 +160,10 @@ def _fused(scope: Scope, model: ModelSpec, hidden: Tensor, tokens: int) -> Tenso
     tile_columns = TRL_VOCAB_TILE * product  # whatever the vocabulary
     tile = (tile_columns, 0.0) if tokens <= TRL_TOKEN_TILE else (0.0, float(tile_columns * TRL_TOKEN_TILE))
     weight_tile = min(TRL_VOCAB_TILE, head.out_features) * head.in_features * product
-    cast = weight_tile if regime.rest > product else 0.0
+    cast = weight_tile if regime.base > product else 0.0
     tape.scratch(tile[0], tile[1] + cast)
     weight = head.weight_parameters
-    gradient = weight * regime.rest if scope.trains_weights else 0.0
+    gradient = weight * regime.base if scope.trains_weights else 0.0
     fp32_gradient = weight * FP32 if scope.trains_weights else 0.0
     kept = 0.0 if scope.accumulates else gradient
     fp32_hidden = picked.width * FP32 if picked.itemsize < FP32 else 0.0
@@ -188,7 +188,7 @@ def _chunked(scope: Scope, model: ModelSpec, hidden: Tensor) -> Tensor:
     tape, regime, head = scope.tape, scope.regime, model.head
     assert head is not None
     gradient = tape.alloc(hidden.width * hidden.itemsize)
-    weight = head.weight_parameters * regime.rest if scope.trains_weights else 0.0
+    weight = head.weight_parameters * regime.base if scope.trains_weights else 0.0
     of_weight = tape.alloc(0.0, weight)
     tape.scratch(2 * hidden.width * (regime.compute + FP32), weight)  # a chunk's product before it is added
     loss = tape.op(hidden, width=0.0, itemsize=FP32, saved=[gradient, of_weight])
@@ -207,11 +207,11 @@ def _unsloth(scope: Scope, hidden: Tensor, head: Linear, tile: LossTile | None) 
     tape, regime = scope.tape, scope.regime
     gradient = tape.alloc(hidden.width * hidden.itemsize)
     index = tape.alloc(3 * INDEX_BYTES)
-    weight = head.weight_parameters * regime.rest if scope.trains_weights else 0.0
+    weight = head.weight_parameters * regime.base if scope.trains_weights else 0.0
     of_weight = tape.alloc(0.0, weight)
     row = hidden.width * regime.compute + hidden.width * FP32
     row += STATISTICS * -(-head.out_features // SPLIT_COLUMNS) if tile.tiled else hidden.width * hidden.itemsize
-    half = head.weight_parameters * regime.compute if regime.rest > regime.compute else 0.0
+    half = head.weight_parameters * regime.compute if regime.base > regime.compute else 0.0
     tape.scratch(0.0, tile.n_bytes + tile.rows * row + half)
     tape.release(index)
     loss = tape.op(

@@ -201,7 +201,7 @@ class MemoryModel:
         `stays`: checkpoints on the card, gone at the bottom but for the layer's own, which may be in a buffer."""
         head_left = self._head(tokens).left
         if self.setup.accumulates and self.method.trains_base and self.model.tie_word_embeddings:
-            waits = self.model.embeddings[0].parameters * self.regime.rest  # for the embedding's, to be added once
+            waits = self.model.embeddings[0].parameters * self.regime.base  # for the embedding's, to be added once
             fixed = [*fixed, ("logits", float(waits))]
 
         def alive_of(p: LayerProfile) -> float:
@@ -242,7 +242,7 @@ class MemoryModel:
         """embedding_dense_backward: a dense gradient. Of a tied head it is the second one, added into the first before
         the parameter gets any."""
         model, regime = self.model, self.regime
-        second = model.embeddings[0].parameters * regime.rest if model.tie_word_embeddings else 0
+        second = model.embeddings[0].parameters * regime.base if model.tie_word_embeddings else 0
         incoming = regime.residual * model.hidden_size * tokens
         gradients = self.standing.gradients
         return [*fixed, ("gradients", gradients), ("layer_working_set", float(second + incoming)), ("logits", held)]

@@ -17,12 +17,16 @@ CONTEXT_HIGH = 600 * MIB
 CONTEXT_TURING = 141 * MIB
 
 
+def cublas_workspace(capability: tuple[int, int]) -> int:
+    """Bytes that a thread's first matmul takes for good."""
+    return CUBLAS_WORKSPACE_SM90 if capability >= (9, 0) else CUBLAS_WORKSPACE
+
+
 def workspace_bytes(gpu: GpuSpec) -> float:
     """cuBLAS workspaces, allocated from torch's own pool. Zero on a CPU."""
     if gpu.vendor == "CPU":
         return 0.0
-    per_thread = CUBLAS_WORKSPACE_SM90 if (gpu.compute_capability or (8, 0)) >= (9, 0) else CUBLAS_WORKSPACE
-    return float(MULTIPLYING_THREADS * per_thread)
+    return float(MULTIPLYING_THREADS * cublas_workspace(gpu.compute_capability or (8, 0)))
 
 
 def context_bytes(gpu: GpuSpec) -> Interval:

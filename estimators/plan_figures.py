@@ -233,7 +233,7 @@ class PlanFigures:
 def _sizes(regime: Regime) -> tuple[object, ...]:
     """What weights, states and transfers depend on: not the kernel, the mask or checkpointing."""
     r = regime
-    return r.compute, r.autocast, r.quantized, r.nested, r.base, r.rest, r.adapter, r.trained
+    return r.compute, r.autocast, r.quantized, r.nested, r.base, r.adapter, r.trained
 
 
 def _remembering(method: Method) -> Method:
@@ -269,16 +269,22 @@ class _Clock(NamedTuple):
     optimizer: float
 
 
-class _FastPair:
-    def __init__(self, figures: PlanFigures, body: Body, spread: Spread) -> None:
-        self.figures, self.body, self.spread = figures, body, spread
-        self._memory: dict[tuple[bool, bool], tuple[MemoryModel, float, float]] = {}
-        self._clocks: dict[bool, list[_Clock]] = {}
+class _Drafted:
+    """The plans of a body on a spread."""
+
+    def __init__(self, draft: Plan, body: Body, spread: Spread) -> None:
+        self.draft, self.body, self.spread = draft, body, spread
 
     def plan(self, micro_batch_size: int, accumulation: int) -> Plan:
-        return plan_of(
-            self.figures.draft, self.body, self.spread, micro_batch_size=micro_batch_size, accumulation=accumulation
-        )
+        return plan_of(self.draft, self.body, self.spread, micro_batch_size=micro_batch_size, accumulation=accumulation)
+
+
+class _FastPair(_Drafted):
+    def __init__(self, figures: PlanFigures, body: Body, spread: Spread) -> None:
+        super().__init__(figures.draft, body, spread)
+        self.figures = figures
+        self._memory: dict[tuple[bool, bool], tuple[MemoryModel, float, float]] = {}
+        self._clocks: dict[bool, list[_Clock]] = {}
 
     def floor(self) -> float:
         plan = self.plan(1, 1)
@@ -361,20 +367,16 @@ class ReferenceFigures:
         return None if speed is None else speed.step_seconds.expected / speed.tokens_per_step
 
 
-class _ReferencePair:
+class _ReferencePair(_Drafted):
     def __init__(self, figures: ReferenceFigures, body: Body, spread: Spread) -> None:
-        self.figures, self.body, self.spread = figures, body, spread
-
-    def _plan(self, micro_batch_size: int, accumulation: int) -> Plan:
-        return plan_of(
-            self.figures.draft, self.body, self.spread, micro_batch_size=micro_batch_size, accumulation=accumulation
-        )
+        super().__init__(figures.draft, body, spread)
+        self.figures = figures
 
     def floor(self) -> float:
         return 0.0
 
     def peak(self, micro_batch_size: int, accumulation: int) -> float:
-        return self.figures.peak(self._plan(micro_batch_size, accumulation))
+        return self.figures.peak(self.plan(micro_batch_size, accumulation))
 
     def seconds_per_token(self, micro_batch_size: int, accumulation: int) -> float | None:
-        return self.figures.seconds_per_token(self._plan(micro_batch_size, accumulation))
+        return self.figures.seconds_per_token(self.plan(micro_batch_size, accumulation))

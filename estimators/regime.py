@@ -35,7 +35,7 @@ NEVER = 2**62
 class Regime:
     """Resolved physics of a step. Sizes in bytes per element.
 
-    base: matmul weights that are not quantised. rest: embeddings, norms and head. residual: the hidden-state stream.
+    base: weights that are not quantised. residual: the hidden-state stream.
     trained: base parameters that the method itself trains. `quantized` 4 or 8 bits, 0 for none. fused_kernels: the
     platform is Unsloth; fused_layers: it runs layers of its own for this model and method; loss_tiled_from: tokens from
     which its loss makes tiles of the vocabulary instead of rows of all of it.
@@ -46,7 +46,6 @@ class Regime:
     quantized: int
     nested: bool
     base: int
-    rest: int
     residual: int
     adapter: int
     trained: int
@@ -94,25 +93,23 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         base = trained
     if quantized and plan.kbit_prepared:
         base = 4
-    rest = base
     fused_layers = runs_unsloth_layers(plan, model)
     masked = (has_mask(plan) or method.adds_keys) and not fused_layers
     adapter = DTYPE_BYTES[plan.adapter_dtype] if plan.adapter_dtype else _adapter_bytes(plan, compute)
     autocast = autocast and compute < 4
     if autocast and plan.sharding not in ("none", "ddp") and plan.fsdp_version == 2:
         autocast = False
-        base = rest = trained = adapter = compute
+        base = trained = adapter = compute
     return Regime(
         compute=compute,
         autocast=autocast,
         quantized=quantized,
         nested=plan.quantization == "nf4-dq",
         base=base,
-        rest=rest,
-        residual=rest,
+        residual=base,
         adapter=adapter,
         trained=trained,
-        kernel=attention_kernel(plan, model, gpu, in_half=compute < 4 and (autocast or rest < 4), masked=masked),
+        kernel=attention_kernel(plan, model, gpu, in_half=compute < 4 and (autocast or base < 4), masked=masked),
         masked=masked,
         loss=_loss_kernel(plan, model),
         keep_outputs=bool(plan.keep_outputs),

@@ -162,14 +162,14 @@ class _Run:
         """Weights in the order of the modules, adapters, the workspaces of both threads."""
         tape, regime, model = self.tape, self.regime, self.model
         for embedding in model.embeddings:
-            tape.take(embedding.parameters * regime.rest)
+            tape.take(embedding.parameters * regime.base)
         for block in self.blocks:
             for linear in block.linears:
                 self._load_linear(linear)
             for norm in block.norms:
-                tape.take(norm.parameters * regime.rest)
+                tape.take(norm.parameters * regime.base)
         if model.head is not None and not model.tie_word_embeddings:
-            tape.take(model.head.weight_parameters * regime.rest)
+            tape.take(model.head.weight_parameters * regime.base)
         for t in self.trained:
             if not t.in_base:
                 for _ in range(t.tensors):
@@ -264,7 +264,7 @@ class _Run:
         """A dense gradient; of a tied head a second one, which is added into the first."""
         if not self.memory.method.trains_base:
             return
-        n_bytes = self.model.embeddings[0].parameters * self.regime.rest
+        n_bytes = self.model.embeddings[0].parameters * self.regime.base
         if self.model.tie_word_embeddings:
             self.tape.give(self.tape.take(n_bytes))
         else:

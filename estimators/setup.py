@@ -71,7 +71,7 @@ def _some_trained(
     trained (model_utils/checkpointing.py).
     """
     runs: list[LayerRun] = []
-    own = replace(regime, base=regime.trained, rest=regime.trained)
+    own = replace(regime, base=regime.trained)
     checkpointed = regime.checkpointing and plan.platform != "llamafactory"
     below = not checkpointed
     for count, block, is_trained in method.split_layers(model, plan):

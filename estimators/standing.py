@@ -93,7 +93,7 @@ def _gradients_leave(plan: Plan) -> bool:
 def tensor_itemsize(t: TrainedTensors, regime: Regime) -> int:
     """Bytes an element: the adapter's, or of the base's own tensors what those are trained in."""
     if t.is_copy:
-        return regime.rest
+        return regime.base
     return regime.trained if t.in_base else regime.adapter
 
 

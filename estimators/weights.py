@@ -27,7 +27,7 @@ def linear_bytes(linear: Linear, regime: Regime) -> float:
     weights = linear.weight_parameters
     bias = linear.bias_parameters * regime.base
     if not is_quantized(linear, regime):
-        return weights * (regime.rest if linear.role == "head" else regime.base) + bias
+        return weights * regime.base + bias
     if regime.quantized == 8:
         return weights + FP32_BYTES * linear.out_features * linear.copies + bias
     blocks = weights / ABSMAX_BLOCK
@@ -39,16 +39,16 @@ def linear_bytes(linear: Linear, regime: Regime) -> float:
 def base_weight_bytes(model: ModelSpec, regime: Regime) -> float:
     """All weights of the base model in bytes. A tied head costs nothing of its own."""
     total = float(sum(e.parameters for e in model.embeddings) + sum(n.parameters for n in model.extra_norms))
-    total = (total + model.other_parameters) * regime.rest
+    total = (total + model.other_parameters) * regime.base
     for group in model.layers:
         block = group.block
         linears = sum(linear_bytes(x, regime) for x in block.linears)
-        rest = (sum(n.parameters for n in block.norms) + block.other_parameters) * regime.rest
+        rest = (sum(n.parameters for n in block.norms) + block.other_parameters) * regime.base
         total += group.count * (linears + rest)
     total += sum(linear_bytes(x, regime) for x in model.extra_linears)
     if model.head is not None:
         own = 0 if model.tie_word_embeddings else model.head.weight_parameters
-        total += (own + model.head.bias_parameters) * regime.rest
+        total += (own + model.head.bias_parameters) * regime.base
     return total
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from estimators.methods.base import AdaptedLinear, TrainedTensors
 from estimators.methods.linear_adapter import LinearAdapter
 from profiles.model import ModelSpec
-from profiles.plan import FOUR_BIT, Plan
+from profiles.plan import FOUR_BIT, QUANTIZED, Plan
 
 
 class Lora(LinearAdapter):
@@ -14,6 +14,7 @@ class Lora(LinearAdapter):
     id = "lora"
     title = "LoRA"
     peft_type = "LORA"
+    starts_from_weights = False  # the start is computed from the base's weights, which then have to be floats
 
     def parameters(self, x: AdaptedLinear, plan: Plan) -> Iterator[TrainedTensors]:
         """A, B and, of DoRA, the magnitude vector."""
@@ -27,7 +28,9 @@ class Lora(LinearAdapter):
         return "dora" if plan.method_options.get("use_dora") else "lora"
 
     def refusal(self, model: ModelSpec, plan: Plan) -> str | None:
-        """A 4-bit base makes it QLoRA, which is a method of its own here."""
+        """A 4-bit base makes it QLoRA, which is a method of its own here; a start from weights needs float ones."""
+        if self.starts_from_weights and plan.quantization in QUANTIZED:
+            return f"{self.title} is initialised from float weights, not from a {plan.quantization} base"
         if plan.quantization in FOUR_BIT:
             return f"LoRA on a {plan.quantization} base is QLoRA: see the method qlora"
         return super().refusal(model, plan)

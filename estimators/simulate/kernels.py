@@ -6,19 +6,11 @@ Each entry names the source file whose host code makes the choice or the allocat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from profiles.units import MIB
+from estimators.regime import FLASH_MAX_HEAD_DIM, FLASH_MIN_CAPABILITY
 
-FLASH_MAX_HEAD_DIM = 256  # sdp_utils.cpp: check_head_dim_size_flash
-AMPERE, HOPPER = (8, 0), (9, 0)
+BF16_MIN_CAPABILITY = (8, 0)
 GEMM_4BIT_MAX_ROWS = 512  # bitsandbytes 0.50: beyond it gemm_4bit dequantises the weight and calls a plain matmul
-CUBLAS_WORKSPACE = 8_519_680  # CUDABlas.cpp: default ":4096:2:16:8"
-CUBLAS_WORKSPACE_HOPPER = 32 * MIB  # CUDABlas.cpp: 32 MiB on sm90 and above
 MATMULS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mv", "aten::addmv"})
-
-
-def cublas_workspace(capability: tuple[int, int]) -> int:
-    """Bytes that a thread's first matmul takes for good."""
-    return CUBLAS_WORKSPACE_HOPPER if capability >= HOPPER else CUBLAS_WORKSPACE
 
 
 def attention_kernel(
@@ -36,9 +28,15 @@ def attention_kernel(
     dims: head_dim of queries and of values. Flash: half precision, no mask, compute capability 8.0, head_dim to 256.
     Efficient: equal numbers of heads; bf16 from 8.0.
     """
-    if half and not masked and capability >= AMPERE and dims[0] == dims[1] and dims[0] <= FLASH_MAX_HEAD_DIM:
+    if (
+        half
+        and not masked
+        and capability >= FLASH_MIN_CAPABILITY
+        and dims[0] == dims[1]
+        and dims[0] <= FLASH_MAX_HEAD_DIM
+    ):
         return "flash"
-    if heads == kv_heads and (capability >= AMPERE or not bf16):
+    if heads == kv_heads and (capability >= BF16_MIN_CAPABILITY or not bf16):
         return "efficient"
     return "math"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from estimators.allocator import CachingAllocator
 from estimators.methods import get_method
+from estimators.overhead import cublas_workspace
 from estimators.regime import resolve_regime, runs_unsloth_layers
 from estimators.simulate.job import Job
 from estimators.simulate.replay import replay
@@ -125,7 +126,6 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
     gc.disable()  # this process is short; the hundred thousands of objects that imports make need no collection
     from estimators.simulate.guard import install_device_guard
     from estimators.simulate.imports import skip_needless_imports
-    from estimators.simulate.kernels import cublas_workspace
     from estimators.simulate.patches import apply_patches
 
     install_device_guard()

@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 import pytest
 
 from estimators.allocator import CachingAllocator, DeviceOutOfMemoryError
+from estimators.overhead import cublas_workspace
 from estimators.simulate import Simulation, memory_from_simulation, plot_timeline, simulate
-from estimators.simulate.kernels import attention_kernel, cublas_workspace, scratch
+from estimators.simulate.kernels import attention_kernel, scratch
 from estimators.simulate.replay import PHASE_OF, replay
 from estimators.simulate.snapshot import write_snapshot
 from estimators.simulate.stretch import BASE_LAYERS, stretch

@@ -3,12 +3,8 @@
 All jobs run in one child process that imports the libraries once and forks for each.
 """
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
@@ -25,16 +21,6 @@ from profiles.units import GIB, MIB
 pytest.importorskip("torch")
 pytestmark = pytest.mark.platform
 
-ROOT = Path(__file__).parents[2]
-SERVER = """
-import json, sys
-from benchmarks.simulated import simulate_all
-from estimators.simulate.job import Job
-jobs = [Job.model_validate(j) for j in json.load(sys.stdin)]
-out, sys.stdout = sys.stdout, sys.stderr
-answers = [a if isinstance(a, str) else a.model_dump(mode="json") for a in simulate_all(jobs, 2)]
-json.dump(answers, out)
-"""
 TINY = {
     "model_type": "llama", "vocab_size": 2000, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 8,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 4096,
@@ -136,26 +122,14 @@ FAST = frozenset(
 )
 
 
-def run_all(names: Iterable[str]) -> dict[str, Simulation | str]:
-    chosen = {n: JOBS[n] for n in JOBS if n in set(names)}
-    jobs = json.dumps([j.model_dump(mode="json") for j in chosen.values()])
-    done = subprocess.run(
-        [sys.executable, "-c", SERVER], input=jobs, capture_output=True, text=True, cwd=ROOT, timeout=800
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
-    assert len(found) == len(chosen)
-    return {n: a if isinstance(a, str) else Simulation.model_validate(a) for n, a in zip(chosen, found, strict=True)}
+@pytest.fixture(scope="module")
+def fast_answers(simulate_jobs: Callable[..., dict[str, Simulation | str]]) -> dict[str, Simulation | str]:
+    return simulate_jobs({n: j for n, j in JOBS.items() if n in FAST})
 
 
 @pytest.fixture(scope="module")
-def fast_answers() -> dict[str, Simulation | str]:
-    return run_all(FAST)
-
-
-@pytest.fixture(scope="module")
-def slow_answers() -> dict[str, Simulation | str]:
-    return run_all(set(JOBS) - FAST)
+def slow_answers(simulate_jobs: Callable[..., dict[str, Simulation | str]]) -> dict[str, Simulation | str]:
+    return simulate_jobs({n: j for n, j in JOBS.items() if n not in FAST})
 
 
 @pytest.fixture

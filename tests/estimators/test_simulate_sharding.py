@@ -3,10 +3,7 @@
 All jobs run in one child process that imports the libraries once and forks for each.
 """
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -21,16 +18,6 @@ from profiles.plan import Plan
 pytest.importorskip("torch")
 pytestmark = pytest.mark.platform
 
-ROOT = Path(__file__).parents[2]
-SERVER = """
-import json, sys
-from benchmarks.simulated import simulate_all
-from estimators.simulate.job import Job
-jobs = [Job.model_validate(j) for j in json.load(sys.stdin)]
-out, sys.stdout = sys.stdout, sys.stderr
-answers = [a if isinstance(a, str) else a.model_dump(mode="json") for a in simulate_all(jobs, 2)]
-json.dump(answers, out)
-"""
 SMALL = {
     "model_type": "llama", "vocab_size": 8000, "hidden_size": 1024, "intermediate_size": 2752, "num_hidden_layers": 6,
     "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 64, "max_position_embeddings": 4096,
@@ -81,14 +68,8 @@ JOBS = {
 
 
 @pytest.fixture(scope="module")
-def runs() -> dict[str, Simulation | str]:
-    given = json.dumps([j.model_dump(mode="json") for j in JOBS.values()])
-    done = subprocess.run(
-        [sys.executable, "-c", SERVER], input=given, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    answers = json.loads(done.stdout)
-    return {n: a if isinstance(a, str) else Simulation.model_validate(a) for n, a in zip(JOBS, answers, strict=True)}
+def runs(simulate_jobs: Callable[..., dict[str, Simulation | str]]) -> dict[str, Simulation | str]:
+    return simulate_jobs(JOBS)
 
 
 def ran(runs: dict[str, Simulation | str], name: str) -> Simulation:
