@@ -3,6 +3,8 @@
 import os
 import shutil
 from collections.abc import Callable
+from functools import cache
+from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
 
@@ -134,6 +136,12 @@ class Emitter:
             except UnicodeEncodeError:
                 raise InvalidInputError(name, "holds a character that is no valid Unicode text") from None
         return Emission(platform=self.id, plan=plan, files=files, command=self.command(plan))
+
+
+@cache
+def template(platform: str, name: str) -> str:
+    """A file that every project of a platform gets as it is; "common": of all platforms."""
+    return (package_files("advisor.emit") / "data" / platform / name).read_text(encoding="utf-8")
 
 
 def write_emission(

@@ -1,14 +1,12 @@
 """Hugging Face: a small TRL + PEFT project, one readable script that reads config.yaml."""
 
-from functools import cache
-from importlib.resources import files as package_files
 from typing import Any
 
 import yaml
 
 from advisor.emit import huggingface_config as config
 from advisor.emit.accelerate import accelerate_config, sharding_refusal
-from advisor.emit.base import Emitter, Forecast, Source
+from advisor.emit.base import Emitter, Forecast, Source, template
 from advisor.emit.readme import readme
 from estimators.methods import get_method
 from profiles.model import ModelSpec
@@ -64,8 +62,9 @@ class HuggingFace(Emitter):
 
     def files(self, plan: Plan, model: ModelSpec, source: Source, forecast: Forecast | None) -> dict[str, str]:
         """Script, settings, versions and a page to read; the values stand in YAML only, never in code."""
-        parts = ["train.py", "progress.py", *(["adalora.py"] if plan.method == "adalora" else [])]
-        found = {name: _template(name) for name in parts}
+        parts = ["train.py", *(["adalora.py"] if plan.method == "adalora" else [])]
+        found = {"progress.py": template("common", "progress.py")}
+        found |= {name: template("huggingface", name) for name in parts}
         found["config.yaml"] = dump_config(config.build_config(plan, model, source.model_ref))
         found["requirements.txt"] = "\n".join(self.packages(plan)) + "\n"
         if plan.n_gpus > 1:
@@ -136,11 +135,6 @@ def _dump(section: dict[str, Any]) -> str:
     """Readable where it can be: PyYAML loses some Unicode line ends unless all of Unicode is escaped."""
     text = yaml.safe_dump(section, sort_keys=False, allow_unicode=True, width=110)
     return text if yaml.safe_load(text) == section else yaml.safe_dump(section, sort_keys=False, width=110)
-
-
-@cache
-def _template(name: str) -> str:
-    return (package_files("advisor.emit") / "data" / "huggingface" / name).read_text(encoding="utf-8")
 
 
 EMITTER = HuggingFace()
