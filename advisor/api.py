@@ -39,8 +39,8 @@ def estimate(
 ) -> Estimate:
     """Memory (bytes) and speed (seconds, tokens/s) of one plan, on `hardware`, else on what `plan.gpu` names.
 
-    `plan.gpu` None means this machine's. basis "simulated": the memory of the real code on fake tensors (seconds,
-    needs torch).
+    `plan.gpu` None means this machine's. basis "simulated": memory and speed of the real code on fake tensors (seconds,
+    needs torch); the speed of several cards and of Unsloth stays the formulas'.
 
     Raises:
         AdviseError: the plan is malformed, or cannot exist; the message is the reason.
@@ -52,14 +52,13 @@ def estimate(
     if speed is not None and said:
         speed = speed.replace(assumptions=(*speed.assumptions, *said))
     if basis == "simulated":
-        from estimators.simulate import memory_from_simulation, simulate
+        from estimators.simulate import estimate_simulated
 
-        memory = memory_from_simulation(simulate(plan, model, hardware, seconds=SIMULATION_SECONDS), hardware)
-    else:
-        from estimators.replay import estimate_memory_replayed
+        found = estimate_simulated(plan, model, hardware, calibration=calibration, seconds=SIMULATION_SECONDS)
+        return found if found.speed is not None else found.replace(speed=speed)
+    from estimators.replay import estimate_memory_replayed
 
-        memory = estimate_memory_replayed(plan, model, hardware)
-    return Estimate(memory=memory, speed=speed)
+    return Estimate(memory=estimate_memory_replayed(plan, model, hardware), speed=speed)
 
 
 def resolve_plan(plan: Plan, *, hardware: Hardware | None = None, offline: bool = False) -> tuple[ModelSpec, Hardware]:

@@ -203,14 +203,14 @@ def _read(path: Path) -> Calibration:
 
 def _check_plausible(found: Calibration, path: Path, hint: str) -> None:
     """Its id is that of its environment, and it holds constants that the model knows, within a factor of 100."""
-    from estimators.fit import CARD_PRIORS, CPU_PRIORS, start_constants
+    from estimators.fit import CARD_PRIORS, CPU_PRIORS, LINK_PRIORS, start_constants
     from estimators.throughput import TIME_FACTOR
 
     if found.id != calibration_id(found.environment):
         raise InvalidInputError(str(path), "its id is not that of its hardware and versions", hint)
     defaults = {**start_constants(), TIME_FACTOR: 1.0}
     for name, fitted in found.constants.items():
-        if name not in {*CARD_PRIORS, *CPU_PRIORS, TIME_FACTOR}:
+        if name not in {*CARD_PRIORS, *CPU_PRIORS, *LINK_PRIORS, TIME_FACTOR}:
             raise InvalidInputError(str(path), f"the speed model has no constant {name!r}", hint)
         if not 0.01 < fitted.value / defaults[name] < 100:
             raise InvalidInputError(str(path), f"{name} = {fitted.value:g} is beyond belief", hint)

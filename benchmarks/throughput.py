@@ -10,13 +10,13 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, log
 from statistics import median
 
 from benchmarks.model_configs import model_spec
 from benchmarks.rows import MeasuredRow, load_rows
-from estimators.efficiency import default_constants, rates_of
+from estimators.efficiency import Rates, default_constants, rates_of
 from estimators.methods import get_method
 from estimators.regime import resolve_regime
 from estimators.throughput import expected_step, matmul_dtype
@@ -48,6 +48,8 @@ PRIORS: dict[str, tuple[float, float]] = {
 NUISANCES: dict[str, tuple[float, float]] = {"old_host": (1.5, 0.25), "triton_attention": (0.7, 0.2)}
 ALL = PRIORS | NUISANCES
 NEW_LIBRARIES = "2025"
+# transformers 4's Trainer: re-entrant checkpoints, which compute all again; fused losses that keep the logits
+TRAINERS_BEFORE_5 = ("fms", "ibm", "qwen")
 ROUNDS = 8
 SOURCE_WEIGHT = 30.0  # a source counts as at most so many rows
 NOISE = 0.10  # errors below it weigh alike (logarithm)
@@ -59,6 +61,7 @@ class Case:
     """A row ready to be predicted with any constants."""
 
     row: MeasuredRow
+    rates: Callable[[Mapping[str, float]], Rates]
     predict: Callable[[Mapping[str, float]], float]
 
     def error(self, constants: Mapping[str, float]) -> float:
@@ -75,20 +78,27 @@ def _case(row: MeasuredRow) -> Case:
     plan, model, gpu = row.speed_plan, model_spec(row.model_ref), find_gpu(row.gpu_id)
     method, regime = get_method(plan.method), resolve_regime(plan, model, gpu)
     dtype = matmul_dtype(regime, gpu)
-
+    if row.source in TRAINERS_BEFORE_5:
+        regime = replace(regime, reentrant=True, loss="chunked" if regime.loss == "fused" else regime.loss)
     old = str(row.raw["date"]) < NEW_LIBRARIES
 
-    def seconds_per_token(constants: Mapping[str, float]) -> float:
+    def rates(constants: Mapping[str, float]) -> Rates:
+        """The card's, with what is particular to the row's source."""
         own = dict(constants)
         if old:
             own["launch_seconds"] *= own.get("old_host", NUISANCES["old_host"][0])
         if row.source == "llm-foundry":
             for kind in ("attention", "attention_hopper"):
                 own[kind] *= own.get("triton_attention", NUISANCES["triton_attention"][0])
-        step = expected_step(plan, model, method, regime, rates_of(gpu, dtype, constants=own))
+        found = rates_of(gpu, dtype, constants=own)
+        assert found is not None
+        return found
+
+    def seconds_per_token(constants: Mapping[str, float]) -> float:
+        step = expected_step(plan, model, method, regime, rates(constants))
         return step.seconds / step.real_tokens
 
-    return Case(row, seconds_per_token)
+    return Case(row, rates, seconds_per_token)
 
 
 def fit(training: Sequence[Case], names: Sequence[str] = tuple(ALL)) -> dict[str, float]:

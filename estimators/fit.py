@@ -43,6 +43,8 @@ CARD_PRIORS: Mapping[str, float] = {
     "l2_gain": 0.5,
     "pcie_share": 0.5,
 }
+# The link between cards: only where collectives were timed; a step alone does not tell it from all else.
+LINK_PRIORS: Mapping[str, float] = {"nvlink_share": 0.3, "pcie_share_pair": 0.5, "link_latency": 0.7}
 # A CPU's own rates are a guess from its cores; its memory-bound work (`matmul` scales nothing else there) is wide too.
 CPU_PRIORS: Mapping[str, float] = {
     "cpu_tflops_per_core": 1.0,
@@ -131,7 +133,10 @@ def fit_calibration(
     if not observations:
         raise AdviseError("nothing-to-fit", "no probe returned a figure to fit to", "See what each probe said above.")
     whole = observe_steps([(plan, deepened(model), seconds, noise) for plan, model, seconds, noise in timed], gpu)
-    found = fit_constants(observations, CPU_PRIORS if gpu.vendor == "CPU" else CARD_PRIORS, whole)
+    priors = CPU_PRIORS if gpu.vendor == "CPU" else CARD_PRIORS
+    if any("n_gpus" in kernel.shape for kernel in kernels):
+        priors = {**priors, **LINK_PRIORS}
+    found = fit_constants(observations, priors, whole)
     spread = _quantile([abs(e) for e in found.errors])
     constants = {
         name: Fitted(value=float(f"{value:.5g}"), n=found.support[name], residual=round(spread, 4))

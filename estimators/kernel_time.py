@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from estimators.communication import collective_seconds
 from estimators.efficiency import Rates, flash_share_of_peak, matmul_seconds, rates_of
 from estimators.flops import FLOPS_PER_WEIGHT
 from estimators.step_time import (
@@ -52,6 +53,11 @@ def kernel_seconds(kernel: TimedKernel, gpu: GpuSpec, constants: Mapping[str, fl
             return shape["launches"] * rates.launch
         case "to_device" | "to_host":
             return shape["n_bytes"] / rates.host_link
+        case "all_reduce" | "all_gather" | "reduce_scatter":
+            return collective_seconds(
+                kernel.kind, n_bytes=shape["n_bytes"], n_gpus=shape["n_gpus"], bandwidth=rates.link,
+                latency=rates.link_latency,
+            )  # fmt: skip
 
 
 def _attention(shape: Mapping[str, int], rates: Rates, *, on_cpu: bool) -> float:

@@ -56,7 +56,10 @@ def micro_batch(plan: Plan, model: ModelSpec, method: Method, regime: Regime, ra
     kind, tokens = method.adapter(plan), batch.tokens
     for layers, block, passes in layer_runs(method, model, plan, checkpointing=regime.checkpointing):
         for linear in block.linears:
-            _matmul(out, linear, layers, passes, regime, rates, tokens)
+            own = passes
+            if not regime.reentrant and linear.name not in ranks and ends_layer(linear, block):
+                own = passes._replace(recompute=0)
+            _matmul(out, linear, layers, own, regime, rates, tokens)
             if linear.name in ranks:
                 add_adapter(
                     out, kind, linear, ranks[linear.name], layers,
@@ -71,6 +74,15 @@ def micro_batch(plan: Plan, model: ModelSpec, method: Method, regime: Regime, ra
     if method.trains_base:
         _embedding_gradient(out, model, regime, rates)
     return out
+
+
+def ends_layer(linear: Linear, block: Block) -> bool:
+    """Whether nothing after this product keeps a tensor: then a checkpoint's second forward pass stops before it.
+
+    torch/utils/checkpoint.py ends non-reentrant recomputation (set_checkpoint_early_stop) with the last saved tensor.
+    """
+    follows = block.mlp.experts or any(norm.place == "post_mlp" for norm in block.norms)
+    return linear.role == "down" and not follows
 
 
 def _matmul(
@@ -189,7 +201,7 @@ def _head(out: MicroBatch, model: ModelSpec, method: Method, regime: Regime, rat
     if stream_bytes(regime) == FP32:
         once *= rates.matmul / rates.matmul_fp32
     once *= rates.head
-    n = 3 if method.trains_base else 2
+    n = (3 if method.trains_base else 2) + (regime.loss == "fused")  # TRL's makes the logits again in the backward
     out.of("head").add(flops=2.0 * tokens * head_weights(model) * n, seconds=once * n)
     n_bytes = tokens * n_out * LOSS_BYTES[regime.loss]
     out.of("loss").add(n_bytes=n_bytes, seconds=n_bytes / rates.bandwidth * rates.loss)

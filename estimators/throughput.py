@@ -91,7 +91,7 @@ def estimate_speed(
         return None
     steps.sort(key=lambda s: s.seconds)
     middle = steps[len(steps) // 2]
-    low, high = _margins(plan, hardware, calibration, constants)
+    low, high = margins(plan, hardware, calibration, constants)
     seconds = Interval(low=steps[0].seconds * exp(-low), expected=middle.seconds, high=steps[-1].seconds * exp(high))
     tokens = Interval(
         low=middle.real_tokens / seconds.high,
@@ -104,8 +104,8 @@ def estimate_speed(
         step_seconds=seconds,
         tokens_per_second=tokens,
         tokens_per_step=middle.real_tokens,
-        model_flops_utilization=_utilization(plan, model, cards, middle),
-        calibration=_calibration_name(calibration),
+        model_flops_utilization=utilization(plan, model, cards, middle.real_tokens, middle.seconds),
+        calibration=calibration_name(calibration),
         assumptions=_assumptions(plan, hardware, middle, cards, calibration),
     )
 
@@ -256,7 +256,7 @@ def as_card(cpu: GpuSpec, constants: Mapping[str, float]) -> GpuSpec:
     )
 
 
-def _margins(
+def margins(
     plan: Plan, hardware: Hardware, calibration: Calibration | None, constants: Mapping[str, float]
 ) -> tuple[float, float]:
     """Margins of the logarithm below and above, for 90 %: those of the leave-one-source-out errors, or the residual."""
@@ -269,7 +269,8 @@ def _margins(
     return constants["margin_below"] + more, constants["margin_above"] + more
 
 
-def _calibration_name(calibration: Calibration | None) -> str:
+def calibration_name(calibration: Calibration | None) -> str:
+    """How the rates were found, in words."""
     if calibration is None or not calibration.constants:
         return "uncalibrated"
     where = f"{calibration.environment.hardware}, {calibration.date}"
@@ -279,13 +280,13 @@ def _calibration_name(calibration: Calibration | None) -> str:
     return f"calibrated on {where}, n={steps.n}, +-{steps.residual:.0%}"
 
 
-def _utilization(plan: Plan, model: ModelSpec, cards: Sequence[GpuSpec], step: Step) -> float | None:
-    """Model FLOPs over the card's dense half-precision peak; None where several cards are meant."""
+def utilization(plan: Plan, model: ModelSpec, cards: Sequence[GpuSpec], tokens: float, seconds: float) -> float | None:
+    """Model FLOPs of a step's `tokens` over the card's dense half-precision peak; None where several are meant."""
     peak = cards[0].peak_flops("bf16") or cards[0].peak_flops("fp16")
     if len(cards) > 1 or peak is None:
         return None
     per_token = model_flops_per_token(model, get_method(plan.method), plan.mean_len or plan.seq_len)
-    return per_token * step.real_tokens / plan.n_gpus / step.seconds / peak
+    return per_token * tokens / plan.n_gpus / seconds / peak
 
 
 def _assumptions(

@@ -12,7 +12,7 @@ from profiles.record import Record
 
 KernelKind = Literal[
     "matmul", "copy", "add", "attention", "dequantize_nf4", "dequantize_int8", "optimizer", "launch", "to_device",
-    "to_host",
+    "to_host", "all_reduce", "all_gather", "reduce_scatter",
 ]  # fmt: skip
 MISMATCH_MARGIN = 0.15  # assumed: PEFT's published table moved by up to 40 % over two years of releases, mostly less
 KEPT_REPEATS = 3  # observations of one and the same thing; older ones make room

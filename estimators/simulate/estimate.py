@@ -1,11 +1,42 @@
-"""A Simulation as a MemoryEstimate, with the interval that published runs leave it (profiles/data/margins.json)."""
+"""Simulations as estimates: memory, with the interval that published runs leave it (margins.json), and speed."""
 
-from estimators.answer import MemoryEstimate, Phase
+from estimators.answer import Estimate, MemoryEstimate, Phase
 from estimators.interval import Interval
+from estimators.methods import get_method
 from estimators.overhead import device_interval
+from estimators.simulate.job import Job
 from estimators.simulate.result import Simulation
+from estimators.simulate.run import run_child
+from estimators.simulate.speed import speed_from_simulation
+from estimators.throughput import batch_shape
+from profiles.calibration import Calibration
 from profiles.catalog import get_margin
 from profiles.gpu import Hardware
+from profiles.model import ModelSpec
+from profiles.plan import Plan
+
+
+def estimate_simulated(
+    plan: Plan,
+    model: ModelSpec,
+    hardware: Hardware,
+    *,
+    calibration: Calibration | None = None,
+    seconds: float = 60,
+) -> Estimate:
+    """Memory by the longest batch, speed by one of mean length. `speed` is None where the formulas have to answer.
+
+    seconds: limit of each of the (one or two) simulations. Raises as `simulate` does.
+    """
+    job = Job(plan=plan, model=model, hardware=hardware)
+    longest = run_child(job, seconds)
+    method = get_method(plan.method)
+    mean = round(batch_shape(plan, method).length - batch_shape(plan.replace(mean_len=None), method).length)
+    usual = longest
+    if mean < 0 and not plan.packing:
+        usual = run_child(job.replace(batches=((plan.micro_batch_size, plan.seq_len + mean),) * 2), seconds)
+    speed = speed_from_simulation(usual, plan, model, hardware, calibration=calibration)
+    return Estimate(memory=memory_from_simulation(longest, hardware), speed=speed)
 
 
 def memory_from_simulation(simulation: Simulation, hardware: Hardware) -> MemoryEstimate:

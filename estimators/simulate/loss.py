@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from estimators.simulate.tracker import Tracker
 from estimators.simulate.unsloth_loss import unsloth_loss
 
 Batch = dict[str, torch.Tensor]
@@ -13,14 +14,14 @@ LossFunction = Callable[[Batch], tuple[Any, torch.Tensor]]
 
 
 def loss_function(
-    kind: str, model: Any, *, use_cache: bool, to_fp32: bool, unsloth_tiled_from: int | None = None
+    kind: str, model: Any, tracker: Tracker, *, use_cache: bool, to_fp32: bool, unsloth_tiled_from: int | None = None
 ) -> LossFunction:
     """Return batch -> (outputs, loss). `to_fp32`: accelerate converts the outputs of an autocast forward.
 
     unsloth_tiled_from: the chunked loss is Unsloth's, with tiles from so many tokens on; None: it is Liger's.
     """
     if kind == "fused":
-        return _fused(model)
+        return _fused(model, tracker)
     if kind == "chunked" and unsloth_tiled_from is not None:
         return lambda batch: (None, unsloth_loss(_base(model), batch, tiled_from=unsloth_tiled_from))
     if kind == "chunked":
@@ -41,7 +42,7 @@ def _base(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _fused(model: Any) -> LossFunction:
+def _fused(model: Any, tracker: Tracker) -> LossFunction:
     """TRL 1.16 add_fused_lm_head, its Triton kernels (which allocate nothing) left out."""
     import trl.kernels.chunked_logprob as kernels
     import trl.trainer.utils as utils
@@ -50,7 +51,7 @@ def _fused(model: Any) -> LossFunction:
         module._use_triton = lambda _: True
     silent = _Launcher()
     kernels._forward_kernel = kernels._backward_kernel = silent
-    kernels._addmm_fp32 = lambda *_: None  # cuBLAS accumulates into the first argument
+    kernels._addmm_fp32 = lambda _, a, b: tracker.multiplied(a, b)  # cuBLAS accumulates into the first argument
     kernels.triton = SimpleNamespace(cdiv=lambda a, b: -(-a // b))
     utils.add_fused_lm_head(_base(model), outputs=("log_probs", "entropy", "is_top1"))
 

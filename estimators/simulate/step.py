@@ -11,6 +11,7 @@ from estimators.simulate.build import DTYPES, Built
 from estimators.simulate.job import Job
 from estimators.simulate.load import DEVICE, layer_index
 from estimators.simulate.loss import Batch, loss_function
+from estimators.simulate.operations import Tally
 from estimators.simulate.optimizers import make_optimizer
 from estimators.simulate.tracker import Tracker
 from estimators.simulate.unsloth_kernels import shared_weights
@@ -21,13 +22,16 @@ from profiles.plan import Plan
 DISTINCT_MICRO_STEPS = 3  # without gradients, with the first, and as all that follow
 
 
-def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches: tuple[tuple[int, int], ...]) -> None:
-    """Run one optimizer step for each (micro_batch_size, padded length) of `batches`."""
+def run_steps(
+    built: Built, job: Job, regime: Regime, tracker: Tracker, batches: tuple[tuple[int, int], ...], tally: Tally
+) -> None:
+    """Run one optimizer step for each (micro_batch_size, padded length) of `batches`; `tally` gets the last one's."""
     plan, spec = job.plan, job.model
     token_loss = spec.kind == "causal-lm" and plan.task not in ("classification", "reward")
     loss_of = loss_function(
         regime.loss if token_loss else "full",
         built.model,
+        tracker,
         use_cache=regime.use_cache,
         to_fp32=regime.outputs_to_fp32 and regime.autocast,
         unsloth_tiled_from=regime.loss_tiled_from if regime.fused_kernels else None,
@@ -39,6 +43,7 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
     outputs: Any = None
     for step, (rows, length) in enumerate(batches):
         tracker.step = step
+        tracker.tally = tally if step == len(batches) - 1 else None
         if step and job.zero_grad == "start":
             _zero(plan, optimizer, tracker)
         micro_steps = min(plan.gradient_accumulation_steps, DISTINCT_MICRO_STEPS)
@@ -46,6 +51,7 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, batches:
             if plan.sharding == "fsdp2":  # Accelerator.no_sync: whole gradients stay on the card until the last
                 built.model.set_requires_gradient_sync(micro_step == micro_steps - 1)
             tracker.enter("data")
+            tally.restart()
             batch = _batch(plan, spec, rows, length)
             tracker.name(batch.values(), "inputs")
             if not regime.keep_outputs:

@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from estimators.simulate.kernels import MATMULS, SCRATCH_FIRST, scratch
+from estimators.simulate.operations import Tally
+from estimators.simulate.result import OperationStage
 from estimators.simulate.trace import Mark, Stage, Storage, Trace
 
 aten = torch.ops.aten
@@ -41,6 +43,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         self.layer = -1
         self.module = ""
         self.failed_op = ""
+        self.tally: Tally | None = None  # counts the operations while it is here
         self._live: dict[int, int] = {}
         self._references: dict[int, weakref.ref[Any]] = {}
         self._multiplying: set[int] = set()
@@ -86,6 +89,11 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
     def transient(self, n_bytes: int, op: str, layer: int = -1) -> None:
         """An allocation that comes and goes at once."""
         self._die(self._born(n_bytes, op, 0, layer))
+
+    def multiplied(self, a: torch.Tensor, b: torch.Tensor) -> None:
+        """A product that is not run here, since all it changes is a tensor that exists."""
+        if self.tally is not None:
+            self.tally.count_product(a, b, self._pass())
 
     def where(self) -> str:
         """Say in words where the run is."""
@@ -190,10 +198,19 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
                 held = [self._born(n, f"{name} (scratch)", 0, layer) for n in needs]
             for index in held:
                 self._die(index)
+            if self.tally is not None:
+                self.tally.count(func, args, kwargs, out, stage=self._pass(), layers=owners or [layer])
         except Exception:
             self.failed_op = self.failed_op or name
             raise
         return out
+
+    def _pass(self) -> OperationStage:
+        if self.stage in ("clip", "zero"):
+            return "clip"
+        if self.stage == "optimizer":
+            return "optimizer"
+        return "backward" if _engine_is_adding() else "forward"
 
     def _note(self, out: Any, name: str, args: tuple[Any, ...], owners: list[int], layer: int) -> None:
         if isinstance(out, torch.Tensor):

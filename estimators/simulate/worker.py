@@ -12,9 +12,9 @@ from estimators.overhead import cublas_workspace
 from estimators.regime import resolve_regime, runs_unsloth_layers
 from estimators.simulate.job import Job
 from estimators.simulate.replay import replay
-from estimators.simulate.result import Simulation
+from estimators.simulate.result import Operation, Simulation
 from estimators.simulate.snapshot import write_snapshot
-from estimators.simulate.stretch import BASE_LAYERS, stretch
+from estimators.simulate.stretch import BASE_LAYERS, REPEATED, stretch
 from estimators.simulate.trace import Trace
 from profiles.errors import AdviseError, UnsupportedError
 from profiles.plan import FOUR_BIT
@@ -66,7 +66,7 @@ def run_job(job: Job) -> Simulation:
     job = job.replace(model=get_method(job.plan.method).extended(job.model, job.plan))
     layers = job.model.num_hidden_layers
     traced = BASE_LAYERS if job.layers == "extrapolate" and layers > BASE_LAYERS and _uniform(job) else layers
-    trace, trainable = trace_run(job, traced)
+    trace, trainable, operations = trace_run(job, traced)
     if traced != layers:
         trace = stretch(trace, layers)
     plan = job.plan
@@ -93,6 +93,7 @@ def run_job(job: Job) -> Simulation:
         rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
         versions={name: version(name) for name in PACKAGES},
         timeline=found.timeline,
+        operations=operations,
         assumptions=_assumptions(job),
     )
 
@@ -121,8 +122,8 @@ def refuse(job: Job) -> None:
         raise UnsupportedError("the simulated tier does not run ZeRO-3", "its analytic estimate stands")
 
 
-def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
-    """Trace `layers` layers of the job's model; also the number of trainable parameters."""
+def trace_run(job: Job, layers: int) -> tuple[Trace, int, tuple[Operation, ...]]:
+    """Trace `layers` layers of the job's model. For all layers: trainable parameters, and operations of a step."""
     gc.disable()  # this process is short; the hundred thousands of objects that imports make need no collection
     from estimators.simulate.guard import install_device_guard
     from estimators.simulate.imports import skip_needless_imports
@@ -135,6 +136,7 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from estimators.simulate.build import build
+    from estimators.simulate.operations import Tally
     from estimators.simulate.step import run_steps
     from estimators.simulate.tracker import Tracker
 
@@ -142,18 +144,19 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int]:
     plan, spec = job.plan, job.model
     regime = resolve_regime(plan, spec, job.hardware.gpu)
     batches = job.batches or ((plan.micro_batch_size, plan.seq_len),) * 2
+    tally = Tally(repeated=REPEATED, times=spec.num_hidden_layers - layers + 1)
     tracker = Tracker(workspace=cublas_workspace(capability), boolean=not regime.masked)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), tracker:
             built = build(job, regime, tracker, num_layers=layers)
             trainable = built.trainable(spec.num_hidden_layers)
-            run_steps(built, job, regime, tracker, batches)
+            run_steps(built, job, regime, tracker, batches, tally)
             trace = tracker.finish()
     except AdviseError:
         raise
     except Exception as error:
         raise SimulationError(tracker.where(), error) from error
-    return trace, trainable
+    return trace, trainable, tally.operations()
 
 
 def _uniform(job: Job) -> bool:

@@ -32,6 +32,10 @@ def find_probe(name: str) -> Probe:
         from profiles.probes.training import probe_steps
 
         return probe_steps
+    if name == "collective":
+        from profiles.probes.collective import probe_collective
+
+        return probe_collective
     from profiles.probes import kernels
 
     found: Probe = getattr(kernels, f"probe_{name}")

@@ -7,7 +7,9 @@ from pydantic import PositiveFloat, PositiveInt
 from profiles.plan import Plan
 from profiles.record import Record
 
-ProbeName = Literal["matmul", "copy", "attention", "dequantize", "optimizer", "launch", "transfer", "steps"]
+ProbeName = Literal[
+    "matmul", "copy", "attention", "dequantize", "optimizer", "launch", "transfer", "collective", "steps"
+]
 PROBES: tuple[ProbeName, ...] = get_args(ProbeName)
 
 

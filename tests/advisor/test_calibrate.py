@@ -67,7 +67,7 @@ def snapshot(store: Store) -> dict[str, bytes]:
 
 def test_a_calibration_is_kept_and_every_answer_here_says_so(store, probes, capsys) -> None:
     answer = calibrate(store)
-    assert len(probes) == 8
+    assert len(probes) == 9
     assert probes[-1].plans == calibration_plans(machine.model_config("smollm2-135m")[0], device="cpu", full=False)
     assert store.calibrations.load() == (answer.calibration,)
     assert answer.calibration.constants[TIME_FACTOR].n == 6

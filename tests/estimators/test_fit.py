@@ -8,6 +8,7 @@ from estimators.fit import (
     CPU_PRIORS,
     FEWEST_STEPS,
     LEAST_RESIDUAL,
+    LINK_PRIORS,
     STEP_NOISE,
     fit_calibration,
     fit_constants,
@@ -166,7 +167,7 @@ def test_three_steps_sharpen_a_card() -> None:
 
 
 def test_priors_name_constants_that_the_model_has() -> None:
-    assert set(CARD_PRIORS) | set(CPU_PRIORS) <= set(start_constants())
+    assert set(CARD_PRIORS) | set(CPU_PRIORS) | set(LINK_PRIORS) <= set(start_constants())
     assert len(CARD_PRIORS) > 10
 
 
@@ -174,3 +175,20 @@ def test_residuals_have_a_floor_and_widen_for_few_steps() -> None:
     assert residual_of([0.0] * 10) == LEAST_RESIDUAL
     assert residual_of([0.1] * 4) == pytest.approx(0.15)
     assert residual_of([0.1] * 100) == pytest.approx(0.11)
+
+
+def test_collectives_show_what_the_link_between_the_cards_really_carries() -> None:
+    gpu = find_gpu("h100-sxm")
+    true = {**start_constants(), "nvlink_share": 0.4, "link_latency": 6e-5}
+    found = []
+    for kind in ("all_reduce", "all_gather", "reduce_scatter"):
+        for size in (2**28, 2**24, 2**20):
+            bare = TimedKernel(kind=kind, dtype="bf16", shape={"n_bytes": size, "n_gpus": 8}, seconds=1.0)
+            found.append(bare.replace(seconds=kernel_seconds(bare, gpu, true)))
+    calibration = fit_calibration(
+        calibration_id="x", date="2026-01-01", environment=ENVIRONMENT, gpu=gpu, kernels=found, steps=[],
+        describe=describe,
+    )  # fmt: skip
+    assert set(calibration.constants) == {"nvlink_share", "link_latency"}
+    assert calibration.constants["nvlink_share"].value == pytest.approx(0.4, rel=0.1)
+    assert calibration.constants["link_latency"].value == pytest.approx(6e-5, rel=0.2)

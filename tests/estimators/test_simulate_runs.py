@@ -11,6 +11,8 @@ import pytest
 from estimators.methods import methods
 from estimators.simulate import Simulation
 from estimators.simulate.job import Job
+from estimators.simulate.speed import speed_from_simulation
+from estimators.throughput import estimate_speed
 from profiles.catalog import find_gpu
 from profiles.families import describe_model
 from profiles.gpu import Hardware
@@ -278,3 +280,39 @@ def test_llamafactory_checkpoints_only_what_is_trained():
         out = checkpointed(functools.partial(forward, layer), x)
         assert isinstance(out, tuple) is trained
         assert x.requires_grad is trained
+
+
+def flops(simulation: Simulation, *kinds: str) -> float:
+    return sum(o.n * o.flops for o in simulation.operations if o.kind in kinds)
+
+
+@pytest.mark.parametrize("method", EIGHT)
+def test_the_products_that_ran_are_those_of_the_formulas(found, method) -> None:
+    """Both tiers count the FLOPs of a step; P-tuning's own small network is in the traced one only."""
+    asked = JOBS[f"method {method}"]
+    speed = estimate_speed(asked.plan, asked.model, asked.hardware)
+    counted = sum(item.flops for item in speed.items if item.name in ("matmul", "adapters", "head"))
+    assert flops(found(f"method {method}"), "matmul") == pytest.approx(counted, rel=0.02)
+
+
+def test_operations_of_repeated_layers_are_those_of_all_layers(found) -> None:
+    whole, stretched = found("whole lora"), found("extrapolate lora")
+    assert flops(whole, "matmul", "flash", "efficient") == flops(stretched, "matmul", "flash", "efficient")
+    assert sum(o.n for o in whole.operations) == sum(o.n for o in stretched.operations)
+    moved = [sum(o.n * o.n_bytes for o in found.operations) for found in (whole, stretched)]
+    assert moved[0] == pytest.approx(moved[1], rel=1e-4)  # a list's operations keep a few bytes a tensor on the host
+
+
+def test_operations_priced_one_by_one_take_as_long_as_the_formulas_say(found) -> None:
+    asked = JOBS["published peft-lora"]
+    speed = speed_from_simulation(found("published peft-lora"), asked.plan, asked.model, asked.hardware)
+    formulas = estimate_speed(asked.plan, asked.model, asked.hardware)
+    assert speed.basis == "simulated"
+    assert speed.step_seconds.expected == pytest.approx(formulas.step_seconds.expected, rel=0.15)
+    assert speed.step_seconds.expected == pytest.approx(sum(i.seconds for i in speed.items))
+
+
+def test_speed_is_left_to_the_formulas_where_not_all_is_traced(found) -> None:
+    simulation, asked = found("variant plain"), JOBS["variant plain"]
+    for plan in (asked.plan.replace(platform="unsloth"), asked.plan.replace(n_gpus=2, sharding="ddp")):
+        assert speed_from_simulation(simulation, plan, asked.model, asked.hardware) is None

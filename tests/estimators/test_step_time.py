@@ -80,12 +80,28 @@ def test_geforce_reaches_its_peak_and_the_t4_is_held_by_its_power() -> None:
 
 def test_matmul_flops_are_the_exact_count() -> None:
     tokens = 4 * 2048
-    done = work(method="full", gradient_checkpointing="none").work
+    done = work(method="full", gradient_checkpointing="none", loss_kernel="chunked").work
     assert done["matmul"].flops == pytest.approx(6 * tokens * layer_matmul_weights(LLAMA_8B))
     assert done["head"].flops == pytest.approx(6 * tokens * head_weights(LLAMA_8B))
-    frozen = work(method="lora", gradient_checkpointing="full").work
+    frozen = work(method="lora", gradient_checkpointing="full", loss_kernel="chunked").work
     assert frozen["matmul"].flops == pytest.approx(6 * tokens * layer_matmul_weights(LLAMA_8B))
     assert frozen["head"].flops == pytest.approx(4 * tokens * head_weights(LLAMA_8B))
+
+
+def test_trl_s_fused_loss_makes_the_logits_again_in_the_backward_pass() -> None:
+    passes = 8192 * 2 * head_weights(LLAMA_8B)
+    assert work(method="lora", loss_kernel="fused").work["head"].flops == pytest.approx(3 * passes)
+    assert work(method="full", loss_kernel="fused").work["head"].flops == pytest.approx(4 * passes)
+
+
+def test_recomputation_stops_before_a_last_product_that_nothing_needs() -> None:
+    """As traced: non-reentrant checkpoints of full fine-tuning leave the down projection out."""
+    down = sum(g.count * x.weight_parameters for g in LLAMA_8B.layers for x in g.block.linears if x.role == "down")
+    whole = work(method="full", gradient_checkpointing="full", platform="llamafactory").work["matmul"].flops
+    stopped = work(method="full", gradient_checkpointing="full").work["matmul"].flops
+    assert whole - stopped == pytest.approx(2 * 8192 * down)
+    adapted = work(method="lora", gradient_checkpointing="full").work["matmul"].flops
+    assert adapted == work(method="lora", gradient_checkpointing="full", platform="llamafactory").work["matmul"].flops
 
 
 def test_dequantising_costs_the_same_whatever_the_batch() -> None:

@@ -47,9 +47,9 @@ def test_every_probe_has_its_program() -> None:
     from ast import FunctionDef, parse, walk
 
     folder = Path(probe_run.__file__).parent
-    source = (folder / "kernels.py").read_text() + (folder / "training.py").read_text()
+    source = "".join((folder / f"{name}.py").read_text() for name in ("kernels", "collective", "training"))
     found = {node.name for node in walk(parse(source)) if isinstance(node, FunctionDef)}
-    assert len(PROBES) == 8
+    assert len(PROBES) == 9
     assert {f"probe_{name}" for name in PROBES} <= found
 
 
@@ -137,7 +137,20 @@ def test_every_kernel_probe_runs(name: str) -> None:
     pytest.importorskip("torch")
     outcome = run_probe(job(name), rss_bytes=4 * GIB)
     assert outcome.error == ""
-    assert len(outcome.kernels) >= (0 if name == "transfer" else 1)
+    assert len(outcome.kernels) >= (0 if name in ("transfer", "collective") else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.platform
+def test_two_processes_time_their_collectives() -> None:
+    pytest.importorskip("torch")
+    from profiles.probes.collective import time_collectives
+
+    found = list(time_collectives(job("collective"), ranks=2, sizes_mib=(2, 1)))
+    assert [(k.kind, k.shape["n_bytes"]) for k in found] == [
+        (kind, size * 2**20) for size in (2, 1) for kind in ("all_reduce", "all_gather", "reduce_scatter")
+    ]
+    assert all(k.shape["n_gpus"] == 2 and 1e-5 < k.seconds < 10 for k in found)
 
 
 @pytest.mark.platform
