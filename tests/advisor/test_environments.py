@@ -27,6 +27,7 @@ from advisor.launch.interpreter import choose_interpreter
 from profiles.errors import AdviseError, InvalidInputError
 from profiles.platform import load_platforms
 
+REAL_PYTHON = sys.executable
 ROOT = Path(__file__).parents[2]
 PINS = {"torch": "2.13.0", "trl": "1.0", "peft": "1.0", "bitsandbytes": "1.0", "torchvision": "0.28.0"}
 LOCK = "# a small one\n" + "".join(f"{name}=={number}\n" for name, number in PINS.items())
@@ -46,9 +47,21 @@ def make_wheel(folder: Path, name: str, number: str, *, code: str = "", padding:
         wheel.writestr(f"{info}/RECORD", "")
 
 
+@pytest.fixture(scope="session")
+def quick_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This Python, but `-m venv` copies an environment that was made once: unpacking pip is most of a small build."""
+    folder = tmp_path_factory.mktemp("python")
+    subprocess.run([sys.executable, "-m", "venv", folder / "empty"], check=True)
+    script = folder / "python"
+    script.write_text(f'#!/bin/sh\n[ "$2" = venv ] && exec cp -r {folder}/empty "$3"\nexec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def world(tmp_path: Path, quick_python: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home, a lock for hf and a folder of wheels that stands for the registry."""
+    monkeypatch.setattr(sys, "executable", str(quick_python))
     (tmp_path / "locks").mkdir()
     (tmp_path / "locks" / "hf.txt").write_text(LOCK)
     for name, number in PINS.items():
@@ -161,7 +174,7 @@ def test_create_find_break_rebuild_remove(world: Path) -> None:
 
 def test_cpu_takes_the_cpu_build_and_leaves_out_what_has_none(world: Path) -> None:
     (world / "locks" / "hf.txt").write_text(LOCK + "torchaudio==2.11.0\n")  # no such wheel: it must not be asked for
-    built = create_environment("hf", cpu=True)
+    built = create_environment("hf", cpu=True, python=REAL_PYTHON)
     assert (built.state, built.cpu) == ("ready", True)
     assert on_disk.installed_packages(Path(built.path))["torch"] == "2.13.0+cpu"
     assert not (site_of(built.path) / "torchvision").exists()

@@ -26,7 +26,10 @@ Exit codes: 0 ready, 1 not ready, 2 could not be built.
 """
 )
 def command() -> None:
-    """Build, list, check and remove the platforms' environments, which `launch` uses by itself."""
+    """Build, list, check and remove environments.
+
+    Each platform has one of its own, and `launch` finds it by itself.
+    """
 
 
 @command.command()
