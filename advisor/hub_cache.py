@@ -9,10 +9,20 @@ from pathlib import Path
 
 def hub_cache() -> Path:
     """Where huggingface_hub keeps repositories, by the same environment variables."""
-    home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = os.environ.get("HF_HOME", os.path.join(home, "huggingface"))
-    cache = os.environ.get("HUGGINGFACE_HUB_CACHE", os.path.join(home, "hub"))
-    return Path(os.path.expandvars(os.path.expanduser(os.environ.get("HF_HUB_CACHE", cache))))
+    cache = os.environ.get("HUGGINGFACE_HUB_CACHE", os.path.join(_hub_home(), "hub"))
+    return _expand(os.environ.get("HF_HUB_CACHE", cache))
+
+
+def read_token() -> str | None:
+    """The user's access token, from where huggingface_hub takes it; for a request's header only, never to be shown."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if token := os.environ.get(name, "").strip():
+            return token
+    try:
+        path = _expand(os.environ.get("HF_TOKEN_PATH", os.path.join(_hub_home(), "token")))
+        return path.read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def find_cached(hub_id: str, filename: str) -> Path | None:
@@ -24,3 +34,11 @@ def find_cached(hub_id: str, filename: str) -> Path | None:
         return None
     path = repository / "snapshots" / commit / filename
     return path if path.is_file() else None
+
+
+def _hub_home() -> str:
+    return os.environ.get("HF_HOME", os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"))
+
+
+def _expand(path: str) -> Path:
+    return Path(os.path.expandvars(os.path.expanduser(path)))

@@ -1,14 +1,13 @@
-"""Which Python runs an emitted folder: this one if it has the packages, or the one that is named."""
+"""Which Python runs an emitted folder: the one that is named, this one, or the platform's own environment."""
 
-import json
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
-from shutil import which
 from typing import NamedTuple
 
-from profiles.errors import AdviseError, InvalidInputError
+from advisor.environments import find_environment
+from advisor.python_child import ask_python
+from profiles.errors import AdviseError
 
 _ASK = """
 import importlib.metadata as m, json, sys
@@ -26,50 +25,51 @@ class Interpreter(NamedTuple):
     untested: tuple[str, ...]
 
 
-def choose_interpreter(requirements: Iterable[str], python: str | None = None) -> Interpreter:
-    """`python` (a path or a command), else the running one.
+def choose_interpreter(platform: str, requirements: Iterable[str], python: str | None = None) -> Interpreter:
+    """`python` (a path or a command), else the running one if it is as tested, else the platform's environment.
+
+    Where that is not ready, the running one still does if it has all packages in whatever version.
 
     Raises:
-        InvalidInputError: it does not run.
+        InvalidInputError: `python` does not run.
         AdviseError: it lacks packages (code 'missing-packages'); the hint is the command that installs them.
     """
     wanted = dict(requirement.split("==") for requirement in requirements)
-    installed = _own_versions(wanted) if python is None else _ask(python, wanted)
-    python = python or sys.executable
+    if python is not None:
+        return _with_all(python, wanted, ask_python(python, _ASK, *wanted))
+    own = {name: _own_version(name) for name in wanted}
+    environment = None if _is_tested(wanted, own) else find_environment(platform)
+    if environment is not None and environment.state == "ready":
+        return _with_all(environment.python, wanted, ask_python(environment.python, _ASK, *wanted))
+    return _with_all(sys.executable, wanted, own, f"`ftadvise env create {platform}` builds an environment that has")
+
+
+def _with_all(
+    python: str, wanted: Mapping[str, str], installed: Mapping[str, str | None], way_out: str = ""
+) -> Interpreter:
     missing = [name for name in wanted if installed[name] is None]
     if missing:
+        install = f"`{python} -m pip install {' '.join(f'{n}=={wanted[n]}' for n in missing)}`"
+        hint = f"{way_out} them. Or {install}" if way_out else install
         raise AdviseError(
             "missing-packages",
             f"{python} has no {', '.join(missing)}",
-            f"`{python} -m pip install {' '.join(f'{n}=={wanted[n]}' for n in missing)}`, "
-            "or name another interpreter with --python.",
+            f"{hint}, or name another interpreter with --python.",
         )
     untested = tuple(
         f"{name} {installed[name]} (tested with {version})"
         for name, version in wanted.items()
-        if (installed[name] or "").split("+")[0] != version
+        if not _is_tested({name: version}, installed)
     )
     return Interpreter(python, untested)
 
 
-def _own_versions(names: Iterable[str]) -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+def _is_tested(wanted: Mapping[str, str], installed: Mapping[str, str | None]) -> bool:
+    return all((installed[name] or "").split("+")[0] == version for name, version in wanted.items())
 
 
-def _ask(python: str, names: Iterable[str]) -> Mapping[str, str | None]:
-    if which(python) is None:
-        raise InvalidInputError(
-            "python", f"there is no interpreter {python!r}", "Give the path of a python executable."
-        )
+def _own_version(name: str) -> str | None:
     try:
-        answer = subprocess.run([python, "-c", _ASK, *names], capture_output=True, text=True, timeout=60, check=True)
-        found: dict[str, str | None] = json.loads(answer.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise InvalidInputError("python", f"{python!r} is no working Python: {error}") from None
-    return found
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -52,7 +52,7 @@ class Local(Launcher):
         folder = folder.absolute()
         run = load_run_file(folder)
         _check(folder, resume=resume, restart=restart)
-        interpreter = choose_interpreter(run.requirements, python)
+        interpreter = choose_interpreter(run.platform, run.requirements, python)
         if not resume and (aside := set_aside(folder)):
             reporter.note(f"the earlier run was moved to {aside.name}/")
         for package in interpreter.untested:

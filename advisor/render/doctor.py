@@ -13,7 +13,7 @@ STYLE = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
 def print_findings(findings: Sequence[Finding], console: Console | None = None) -> None:
-    """One row a finding: level, topic, what was found, what it means."""
+    """One row a finding: level, topic, what was found, what it means and how to mend it."""
     console = console or make_console()
     table = Table(box=None, padding=(0, 1), show_header=False)
     table.add_column(no_wrap=True)
@@ -21,5 +21,6 @@ def print_findings(findings: Sequence[Finding], console: Console | None = None) 
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
     for f in findings:
-        table.add_row(Text(f.level, style=STYLE[f.level]), f.topic, Text(f.found), Text(f.meaning))
+        meaning = Text(f"{f.meaning}\nto mend: {f.mend}" if f.mend else f.meaning)
+        table.add_row(Text(f.level, style=STYLE[f.level]), f.topic, Text(f.found), meaning)
     console.print(table)

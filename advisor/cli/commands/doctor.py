@@ -1,4 +1,4 @@
-"""`ftadvise doctor`: what this machine offers, and what each finding means."""
+"""`ftadvise doctor`: what this machine offers, what each finding means, and how to mend it."""
 
 import click
 
@@ -6,10 +6,13 @@ from advisor.cli.options import json_option
 
 
 @click.command()
-@click.option("--hub", is_flag=True, help="Also ask the hub whether it answers (uses the network).")
+@click.option("--hub", is_flag=True, help="Also ask the hub whether it answers and knows the token.")
 @json_option
 def command(hub: bool, as_json: bool) -> int:
-    """Check driver, CUDA, torch, versions, disk and hub. Each finding says what it means."""
+    """Check card, driver, torch, environments, disk and hub.
+
+    Each finding says what it means and how to mend it.
+    """
     from advisor.doctor import examine
 
     findings = examine(ask_hub=hub)
