@@ -9,6 +9,7 @@ from advisor.explain import example_card
 from advisor.facts import find_known
 from advisor.file_risks import find_file_risks
 from advisor.hardware import parse_gpu, resolve_hardware
+from advisor.plans import name_card
 from advisor.readers import Finding, KeyNote, Reading, get_reader
 from advisor.readers.default_targets import DEFAULT_TARGETS
 from advisor.recommendation import Answer, DataFacts, Facts, Risk, Verdict
@@ -16,10 +17,13 @@ from advisor.remedies import find_remedies
 from advisor.risks import forgetting, resource_use
 from estimators.answer import Estimate, MemoryEstimate, SpeedEstimate
 from estimators.interval import Interval
-from profiles.errors import AdviseError
+from estimators.memory import estimate_memory
+from estimators.methods import get_method
+from profiles.errors import AdviseError, UnsupportedError
 from profiles.gpu import Hardware
 from profiles.model import ModelSpec
 from profiles.plan import Plan
+from profiles.platform import load_platforms
 from profiles.units import gib_from_bytes
 
 # Organisations of the hub that copy others' models under the same name, and what they append to it
@@ -76,6 +80,9 @@ def check(
     hardware = resolve_hardware(gpu, vram_gib, n_gpus or _count(reading, gpu, vram_gib))
     name, assumption = _model_name(str(reading.plan.model), model)
     plan = _placed(reading, reading.plan.replace(model=name), hardware)
+    platform = load_platforms()[plan.platform]
+    if platform.needs_gpu and hardware.gpu.vendor == "CPU":
+        return _unjudged(reading, f"{platform.name} needs a GPU", "--gpu or --vram names the card that is meant.", plan)
     stored = STORED_OTHERWISE.search(str(reading.plan.model))
     if reading.unjudged or stored:
         kind = stored[1].upper() if stored else ""
@@ -114,7 +121,7 @@ def _judged(
         seq_len=plan.seq_len,
     )
     fits = memory.verdict == "fits"
-    changes = () if fits else tuple(_changes(reading, plan, hardware, offline))
+    changes = () if fits else tuple(_changes(reading, plan, model, hardware, offline))
     return CheckAnswer.model_construct(
         verdict=memory.verdict,
         format=reading.format,
@@ -166,7 +173,7 @@ def _model_name(written: str, stand_in: str | None) -> tuple[str, str]:
 def _placed(reading: Reading, plan: Plan, hardware: Hardware) -> Plan:
     """The plan on this many of these cards."""
     n_gpus = hardware.n_gpus
-    changes: dict[str, object] = {"n_gpus": n_gpus}
+    changes: dict[str, object] = {"n_gpus": n_gpus, "gpu": name_card(hardware)}
     if n_gpus > 1:
         sharding = reading.sharding if reading.sharding not in (None, "none") else "ddp"
         changes |= {
@@ -186,10 +193,21 @@ def _with_targets(reading: Reading, plan: Plan, model: ModelSpec) -> Plan:
     return plan.replace(target_modules=DEFAULT_TARGETS[model.model_type])
 
 
-def _changes(reading: Reading, plan: Plan, hardware: Hardware, offline: bool) -> Iterator[Change]:
+def _changes(reading: Reading, plan: Plan, model: ModelSpec, hardware: Hardware, offline: bool) -> Iterator[Change]:
     """The smallest changes that make it fit, in the file's own words."""
     reader = get_reader(reading.format)
-    for remedy in find_remedies(plan, lambda changed: estimate(changed, hardware=hardware, offline=offline)):
+
+    def judge(changed: Plan) -> Estimate:
+        """In full only where the formulas alone leave a chance."""
+        refusal = get_method(changed.method).refusal(model, changed)
+        if refusal is not None:
+            raise UnsupportedError(refusal)
+        quick = estimate_memory(changed, model, hardware)
+        if quick.verdict == "does not fit":
+            return Estimate(memory=quick, speed=None)
+        return estimate(changed, hardware=hardware, offline=offline)
+
+    for remedy in find_remedies(plan, judge):
         speed = remedy.estimate.speed
         yield Change.model_construct(
             keys=reader.write(plan, remedy.plan),

@@ -27,7 +27,9 @@ def precision(reading: Reading, plan: Plan, model: ModelSpec, hardware: Hardware
     floats = {plan.quantization, plan.compute_dtype}
     if gpu.bf16 is False and "bf16" in floats and gpu.vendor != "CPU":
         yield _error("bf16", f"{gpu.name} has no bf16: the trainer stops or is very slow", "fp16 instead of bf16")
-    if gpu.bf16 and "fp16" in floats:
+    if gpu.vendor == "CPU" and "bf16" in floats:
+        yield _warning("bf16", "on a CPU transformers takes bf16 only beside use_cpu", "use_cpu: true")
+    if gpu.bf16 and "fp16" in floats and gpu.vendor != "CPU":
         yield _warning("fp16", "fp16 overflows where bf16 does not, and the card has bf16", "bf16 instead of fp16")
     if plan.quantization == "fp16" and get_method(plan.method).trains_base and plan.platform != "llamafactory":
         yield _error("fp16", "torch's GradScaler refuses gradients of fp16 weights", "float32 weights, or bf16")
@@ -117,12 +119,8 @@ def targets(reading: Reading, plan: Plan, model: ModelSpec, hardware: Hardware) 
 
 
 def fast_path(reading: Reading, plan: Plan, model: ModelSpec, hardware: Hardware) -> Iterator[Finding]:
-    """Unsloth's fused LoRA wants no dropout, and it runs on GPUs only."""
-    if plan.platform != "unsloth":
-        return
-    if hardware.gpu.vendor == "CPU":
-        yield _error("device", "Unsloth stops where there is no GPU", "--gpu or --vram names the card that is meant")
-    if plan.lora_dropout > 0 and plan.method != "full":
+    """Unsloth's fused LoRA wants no dropout."""
+    if plan.platform == "unsloth" and plan.lora_dropout > 0 and plan.method != "full":
         yield _warning("lora_dropout", "with dropout Unsloth's fused LoRA layers do not run", "lora_dropout=0")
 
 

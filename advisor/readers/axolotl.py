@@ -163,7 +163,7 @@ def _method(doc: Document) -> dict[str, Any]:
     if not linear and not targets:
         doc.error("lora_target_linear", "no module takes an adapter", "lora_target_linear: true")
     if dropout == 0 and any(value is not False for value in kernels):
-        doc.leave("lora_dropout", "without dropout axolotl's own LoRA kernels run, which need less than is counted")
+        doc.leave("lora_mlp_kernel", "is on where lora_dropout is 0: these kernels need less than is counted")
     return {
         "method": next((name for name, on in variants if on), "lora"),
         "lora_rank": rank,

@@ -172,7 +172,7 @@ class Document:
 
     def notes(self) -> tuple[KeyNote, ...]:
         """What became of each key, in the file's order; unknown and removed ones are found here too."""
-        return tuple(self._note(key) for key in (*self.content, *self.computed))
+        return tuple(self._note(key) for key in dict.fromkeys((*self.content, *self.computed, *self._unjudged)))
 
     def close(self) -> tuple[Finding, ...]:
         """All findings, those about unknown and removed keys last."""

@@ -117,18 +117,21 @@ def _method(doc: Document) -> dict[str, Any]:
         )
         if doc.flag("use_llama_pro"):
             doc.leave("use_llama_pro", "adapters in all layers are counted, not in the added ones alone")
-        fields: dict[str, Any] = {
+        return {
             "method": next((name for name, on in variants if on), "lora"),
             "lora_rank": rank,
             "lora_alpha": doc.number("lora_alpha", 0) or 2 * rank,
             "lora_dropout": doc.number("lora_dropout", 0.0),
             "target_modules": _targets(doc, "lora_target"),
+            "method_options": _saved(doc),
         }
-        return fields | _saved(doc)
     if kind == "oft":
         doc.get("oft_rank")
-        options = {"oft_block_size": doc.integer("oft_block_size", 32)}
-        return {"method": "oft", "method_options": options, "target_modules": _targets(doc, "oft_target")} | _saved(doc)
+        return {
+            "method": "oft",
+            "target_modules": _targets(doc, "oft_target"),
+            "method_options": {"oft_block_size": doc.integer("oft_block_size", 32)} | _saved(doc),
+        }
     if kind == "freeze":
         layers = doc.integer("freeze_trainable_layers", 2)
         if doc.flag("use_llama_pro"):
@@ -160,7 +163,7 @@ def _targets(doc: Document, key: str) -> tuple[str, ...]:
 
 def _saved(doc: Document) -> dict[str, Any]:
     names = doc.names("additional_target")
-    return {"method_options": {"modules_to_save": list(names)}} if names else {}
+    return {"modules_to_save": list(names)} if names else {}
 
 
 def _base(doc: Document) -> dict[str, Any]:

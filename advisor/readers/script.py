@@ -122,7 +122,8 @@ def _name(func: ast.expr) -> str:
     if isinstance(func, ast.Name):
         return func.id
     if isinstance(func, ast.Attribute):
-        return f"{func.value.id}.{func.attr}" if isinstance(func.value, ast.Name) else func.attr
+        owner = _name(func.value).rsplit(".", 1)[-1]
+        return f"{owner}.{func.attr}" if owner else func.attr
     return ""
 
 

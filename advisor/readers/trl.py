@@ -125,15 +125,14 @@ def _base(doc: Document) -> dict[str, Any]:
         doc.error("fp16", "bf16 and fp16 exclude each other", "bf16: false")
     if "dtype" not in doc:
         doc.warn("dtype", "TRL loads the base in float32 where dtype is not given", "dtype: bfloat16")
-    fields: dict[str, Any] = {"quantization": dtype, "mixed_precision": bf16 or fp16}
-    if dtype == "fp32" and (bf16 or fp16):
-        fields["compute_dtype"] = "bf16" if bf16 else "fp16"
+    compute = "bf16" if bf16 else "fp16" if fp16 else dtype
+    fields: dict[str, Any] = {"quantization": dtype, "compute_dtype": compute, "mixed_precision": bf16 or fp16}
     four, eight = doc.flag("load_in_4bit"), doc.flag("load_in_8bit")
     kind, nested = doc.text("bnb_4bit_quant_type", "nf4"), doc.flag("use_bnb_nested_quant")
     if four:
         fields |= {"quantization": "fp4" if kind == "fp4" else "nf4-dq" if nested else "nf4", "compute_dtype": dtype}
     elif eight:
-        fields |= {"quantization": "int8", "compute_dtype": fields.get("compute_dtype", dtype)}
+        fields["quantization"] = "int8"
     return fields
 
 

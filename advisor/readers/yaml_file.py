@@ -1,6 +1,7 @@
 """YAML text -> mapping, whatever the text: one clear error or a mapping with text keys."""
 
 import re
+from itertools import accumulate
 from typing import Any
 
 import yaml
@@ -22,12 +23,18 @@ _Loader.add_implicit_resolver(
 )
 
 
+DEEPEST = 100  # brackets; PyYAML's time grows with the square of it
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
+
+
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """The mapping in `text`.
 
     Raises:
         InvalidInputError: it is no YAML, or no mapping; with the line.
     """
+    if max(accumulate(_STEPS.get(letter, 0) for letter in text), default=0) > DEEPEST:
+        raise InvalidInputError(where, f"is nested more than {DEEPEST} levels deep")
     try:
         content = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
