@@ -24,8 +24,8 @@ class KeyNote(Record):
 
 
 class Finding(Record):
-    """Something about the file. error: the platform refuses it or the run fails; warning: it runs, but is worth a
-    second look. fix: what to write instead."""
+    """Something about a key of the file, or about what it sets. error: the platform refuses it or the run fails;
+    warning: it runs, but is worth a second look. fix: what to write instead."""
 
     level: Literal["error", "warning"]
     key: str

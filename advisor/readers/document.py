@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from advisor.readers.base import Finding, KeyNote, shown
@@ -9,6 +10,7 @@ from profiles.config_keys import KeyTable
 from profiles.errors import InvalidInputError
 
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+NEAR = 0.8  # share of letters in common from which an unknown key is taken for a slip
 STRATEGIES = ("no", "steps", "epoch", "best")
 
 
@@ -180,14 +182,19 @@ class Document:
             if key in self.table.removed:
                 if self.content[key] is None and not self.refuses_unknown:
                     continue  # an empty key says nothing
-                self.error(key, f"{self.table.release} has no such key any more", self.table.removed[key])
+                self.error(key, f"{self.table.release} has no such key", self.table.removed[key])
             elif self._note(key).kind == "unknown":
                 said = f"{self.table.release} knows no such key"
                 if self.refuses_unknown:
-                    self.error(key, f"{said} and stops")
+                    self.error(key, f"{said} and stops", self._near(key))
                 else:
-                    self.warn(key, f"{said}: without a plugin that does, it has no effect")
+                    self.warn(key, f"{said}: without a plugin that does, it has no effect", self._near(key))
         return tuple(self.findings)
+
+    def _near(self, key: str) -> str:
+        """The key that was probably meant, or nothing."""
+        known = (*self._read, *self.table.harmless, *self.table.unjudged)
+        return next(iter(get_close_matches(key, known, n=1, cutoff=NEAR)), "")
 
     def _note(self, key: str) -> KeyNote:
         name, table = f"{self.name}{key}", self.table

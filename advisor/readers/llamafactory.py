@@ -20,7 +20,7 @@ from profiles.config_keys import load_key_tables
 from profiles.plan import QUANTIZED, Plan
 
 SIGNATURE = frozenset(
-    {"stage", "finetuning_type", "template", "cutoff_len", "lora_target", "export_dir", "infer_backend", "do_train"}
+    {"stage", "finetuning_type", "template", "cutoff_len", "lora_target", "export_dir", "infer_backend"}
 )
 V1 = frozenset({"model_class", "train_dataset", "peft_config", "dist_config", "sample_backend"})
 TASKS = {"sft": "sft", "pt": "pretrain", "dpo": "dpo", "kto": "kto", "rm": "reward"}
@@ -127,10 +127,13 @@ def _method(doc: Document) -> dict[str, Any]:
         }
     if kind == "oft":
         doc.get("oft_rank")
+        size = doc.integer("oft_block_size", 32)
+        if size < 1:
+            raise doc.refusal("oft_block_size", "is no size")
         return {
             "method": "oft",
             "target_modules": _targets(doc, "oft_target"),
-            "method_options": {"oft_block_size": doc.integer("oft_block_size", 32)} | _saved(doc),
+            "method_options": {"oft_block_size": size} | _saved(doc),
         }
     if kind == "freeze":
         layers = doc.integer("freeze_trainable_layers", 2)

@@ -89,7 +89,8 @@ class UnslothScript(Reader):
         peft = _document(adapt, "get_peft_model", ("model", "r", "target_modules", "lora_alpha"))
         args = _document(config, "config", ("output_dir",), name="")
         train = _document(trainer, "config", ("model",), name="")
-        documents = (base, peft, args, train)
+        task = CONFIGS.get(config.name, "sft") if config is not None else "sft"
+        documents = (base, peft, args, train) if task == "sft" else (base, peft)  # others' own keys are not known here
         model = base.text("model_name")
         if not model:
             computed = base.computed.get("model_name")
@@ -98,11 +99,13 @@ class UnslothScript(Reader):
         defaults = Defaults() if config is not None and config.name == "TrainingArguments" else UNSLOTH_DEFAULTS
         fields = {"model": model, "platform": self.id, **read_training_arguments(args, defaults)}
         fields |= _base(base) | _method(base, peft, adapted=adapt is not None) | _step(base, peft, args, train)
-        fields["task"] = CONFIGS.get(config.name, "sft") if config is not None else "sft"
+        fields["task"] = task
         vision = "images beside text are not modelled" if load.name.startswith("FastVisionModel") else ""
         unjudged = vision or next((reason for doc in documents if (reason := doc.void())), "")
         if trainer is None:
             args.warn("SFTTrainer", "no trainer is built: what is not found is taken at its default")
+        if sum(call.name.endswith(".from_pretrained") for call in calls if call.name.split(".")[0] in LOADERS) > 1:
+            base.warn("model_name", "several models are loaded: the first is judged")
         _precision(args, fields)
         plan = make_plan(fields, PLAN_KEYS)
         evaluation = read_eval_batch(args, defaults.eval_batch_size)

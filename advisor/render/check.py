@@ -10,7 +10,7 @@ from advisor.render.page import Page
 from advisor.render.plan import describe_plan
 from advisor.render.recommendation import describe_device
 from advisor.render.speed import describe_speed
-from profiles.units import format_bytes
+from profiles.units import format_bytes, format_duration
 
 TITLES = {"fits": "Fits", "tight": "Tight: it may fit or not", "does not fit": "Does not fit"}
 
@@ -33,13 +33,18 @@ def render_check(answer: CheckAnswer, width: int | None = None, *, all_keys: boo
     if answer.memory is not None:
         page.field("Peak memory", describe_device(answer.memory))
         page.field("Speed", describe_speed(answer.speed))
+        if answer.plan is not None and answer.plan.max_steps is not None and answer.speed is not None:
+            seconds = answer.plan.max_steps * answer.speed.step_seconds.expected
+            page.field("Run", f"{format_duration(seconds)} for {answer.plan.max_steps} steps")
         page.line()
         draw_memory(page, answer.memory)
     page.bullets("The platform stops at", (_finding(f) for f in answer.findings if f.level == "error"))
     risky = [_finding(f) for f in answer.findings if f.level == "warning"]
     page.bullets("Risky", (*risky, *(f"{risk.title}: {risk.finding}. Guard: {risk.guard}" for risk in answer.risks)))
     page.bullets("What would make it fit", (*map(_change, answer.changes), *answer.way_out))
-    page.bullets("Not judged", (f"{n.key}: {n.text}" for n in answer.keys if n.kind in ("not judged", "void")))
+    page.bullets(
+        "Keys that are not judged", (f"{n.key}: {n.text}" for n in answer.keys if n.kind in ("not judged", "void"))
+    )
     _keys(page, answer, all_keys)
     page.bullets("Assumptions", answer.assumptions)
     return page

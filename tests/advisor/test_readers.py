@@ -51,6 +51,8 @@ def test_a_file_is_told_by_its_keys_and_becomes_the_plan_that_it_means(path):
         assert (field, getattr(reading, field)) == (field, wanted[field])
     found = {level: sorted({f.key for f in reading.findings if f.level == level}) for level in ("error", "warning")}
     assert found["error"] == sorted(wanted.get("errors", []))
+    fixes = {finding.key: finding.fix for finding in reading.findings}
+    assert {key: fixes[key] for key in wanted.get("fixes", {})} == wanted.get("fixes", {})
     if "warnings" in wanted:
         assert found["warning"] == sorted(wanted["warnings"])
     if "unjudged_keys" in wanted:

@@ -51,11 +51,8 @@ def command(
     from advisor.check import check, launched
     from advisor.readers import read_file
 
-    folder = Path(file).parent
-
     def open_file(name: str) -> str | None:
-        found = next((path for path in (Path(name), folder / name) if path.is_file()), None)
-        return read_text(str(found)) if found is not None else None
+        return _read_if_here((Path(name), Path(file).parent / name))
 
     where = "stdin" if file == "-" else file
     reading = read_file(read_text(file), where, form=form, open_file=open_file)
@@ -71,3 +68,12 @@ def command(
 
         render_check(answer, all_keys=all_keys).show()
     return {"fits": 0, None: 2}.get(answer.verdict, 1)
+
+
+def _read_if_here(paths: tuple[Path, ...]) -> str | None:
+    """The text of the first that is a file."""
+    try:
+        found = next((path for path in paths if path.is_file()), None)
+    except OSError:  # a name that no file can have
+        return None
+    return read_text(str(found)) if found is not None else None
