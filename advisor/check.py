@@ -80,6 +80,8 @@ def check(
     hardware = resolve_hardware(gpu, vram_gib, n_gpus or _count(reading, gpu, vram_gib))
     name, assumption = _model_name(str(reading.plan.model), model)
     plan = _placed(reading, reading.plan.replace(model=name), hardware)
+    if not name:
+        return _unjudged(reading, "the file names no model that can be read", STAND_IN, plan)
     platform = load_platforms()[plan.platform]
     if platform.needs_gpu and hardware.gpu.vendor == "CPU":
         return _unjudged(reading, f"{platform.name} needs a GPU", "--gpu or --vram names the card that is meant.", plan)

@@ -36,10 +36,10 @@ class Finding(Record):
 class Reading(Record):
     """A file as it was understood.
 
-    plan: for one card, None where the file trains nothing that a plan can say; `unjudged` then is the reason, or why an
-    estimate would mean nothing. n_gpus, sharding, offloading: what the file says of several cards. float_by_card:
-    16-bit floats are bf16 or fp16 as the card has it. targets_by_model: PEFT's default modules are adapted.
-    eval_batch_size: sequences of an evaluation's batch, None where there is no evaluation.
+    plan: for one card, its model empty where the script computes it; None where the file trains nothing that a plan can
+    say: `unjudged` then is the reason, or why an estimate would mean nothing. n_gpus, sharding, offloading: what the
+    file says of several cards. float_by_card: 16-bit floats are bf16 or fp16 as the card has it. targets_by_model:
+    PEFT's default modules are adapted. eval_batch_size: sequences of an evaluation's batch, None where there is none.
     """
 
     format: str

@@ -126,15 +126,7 @@ def _method(doc: Document) -> dict[str, Any]:
             "method_options": _saved(doc),
         }
     if kind == "oft":
-        doc.get("oft_rank")
-        size = doc.integer("oft_block_size", 32)
-        if size < 1:
-            raise doc.refusal("oft_block_size", "is no size")
-        return {
-            "method": "oft",
-            "target_modules": _targets(doc, "oft_target"),
-            "method_options": {"oft_block_size": size} | _saved(doc),
-        }
+        return _oft(doc)
     if kind == "freeze":
         layers = doc.integer("freeze_trainable_layers", 2)
         if doc.flag("use_llama_pro"):
@@ -144,6 +136,19 @@ def _method(doc: Document) -> dict[str, Any]:
         return _full(doc)
     doc.error("finetuning_type", f"{kind} is no method of {doc.table.release}", "lora, oft, freeze or full")
     return {"method": kind}
+
+
+def _oft(doc: Document) -> dict[str, Any]:
+    """By block size, or by number of blocks. model/adapter.py takes the targets from lora_target."""
+    blocks, size = doc.integer("oft_rank", 0), doc.integer("oft_block_size", 32)
+    if min(blocks, size) < 0 or blocks == size == 0:
+        raise doc.refusal("oft_block_size", "is no size")
+    if blocks and size:
+        doc.error("oft_block_size", "PEFT takes oft_rank or a block size, not both", "oft_block_size: 0")
+    if set(doc.names("oft_target")) - {"all"}:
+        doc.warn("oft_target", "is read by nothing: lora_target decides, all by default", "lora_target")
+    options = {"r": blocks} if blocks else {"oft_block_size": size}
+    return {"method": "oft", "target_modules": _targets(doc, "lora_target"), "method_options": options | _saved(doc)}
 
 
 def _full(doc: Document) -> dict[str, Any]:

@@ -92,10 +92,6 @@ class UnslothScript(Reader):
         task = CONFIGS.get(config.name, "sft") if config is not None else "sft"
         documents = (base, peft, args, train) if task == "sft" else (base, peft)  # others' own keys are not known here
         model = base.text("model_name")
-        if not model:
-            computed = base.computed.get("model_name")
-            problem = f"{computed} is computed by the script" if computed else "is missing"
-            raise InvalidInputError("from_pretrained.model_name", problem, "--model names it instead.")
         defaults = Defaults() if config is not None and config.name == "TrainingArguments" else UNSLOTH_DEFAULTS
         fields = {"model": model, "platform": self.id, **read_training_arguments(args, defaults)}
         fields |= _base(base) | _method(base, peft, adapted=adapt is not None) | _step(base, peft, args, train)

@@ -264,6 +264,12 @@ def test_models_are_looked_up_stood_in_for_and_taken_by_name():
     assert "GPTQ" in stored.unjudged
 
 
+def test_a_model_that_the_script_computes_is_asked_for():
+    text = NOTEBOOK.replace('"unsloth/Meta-Llama-3.1-8B-bnb-4bit"', "sys.argv[1]")
+    assert "--model" in judge(text, gpu="t4").hint
+    assert judge(text, gpu="t4", model="llama-8b").memory == judge(NOTEBOOK, gpu="t4").memory
+
+
 def test_what_is_not_estimated_is_said_with_what_was_read(ask):
     code, out, err = ask(CONFIGS / "llamafactory" / "dpo.yaml", "--vram", "24")
     assert (code, err) == (2, "")

@@ -124,7 +124,6 @@ def test_deepspeeds_own_files():
         ("model_name_or_path: a/b\nuse_peft: true\nlearning_rate: .inf\n", "no finite number"),
         ("base_model: a/b\nlearning_rate: 1\nmicro_batch_size: -1\n", "micro_batch_size: -1"),
         ("base_model:\nlearning_rate: 1\n", "base_model: None is no model"),
-        ("from unsloth import FastLanguageModel\nm = FastLanguageModel.from_pretrained(NAME)\n", "model_name"),
     ],
 )
 def test_what_cannot_be_is_one_clear_error(text, words):
