@@ -89,7 +89,7 @@ def check(
     if reading.unjudged or stored:
         kind = stored[1].upper() if stored else ""
         return _unjudged(reading, reading.unjudged or f"the base is stored as {kind}, which is not modelled", plan=plan)
-    try:
+    try:  # the model first: it may decide the targets
         spec, hardware = resolve_plan(plan.replace(target_modules=("all-linear",)), hardware=hardware, offline=offline)
         plan = _with_targets(reading, plan, spec)
         found = estimate(plan, hardware=hardware, offline=offline)

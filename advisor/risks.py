@@ -142,7 +142,7 @@ def resource_use(plan: Plan, memory: MemoryEstimate, facts: Facts) -> Iterator[R
             id="K3",
             title="pure bf16 training",
             finding="weights and optimizer states in bf16: updates below 1/256 of a weight vanish",
-            guard="--quantization fp32 keeps fp32 weights under bf16 autocast, at twice the memory",
+            guard="fp32 weights under bf16 autocast (--quantization fp32), at twice the memory",
             settings=_settings(plan, "quantization"),
         )
     if plan.quantization in FOUR_BIT and (facts.hardware.gpu.bf16 is False or plan.compute_dtype == "fp16"):

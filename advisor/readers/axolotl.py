@@ -256,6 +256,10 @@ def _check(doc: Document, plan: Plan) -> None:
         doc.error("warmup_ratio", "warmup_steps and warmup_ratio exclude each other", "one of the two")
     if all(key in doc for key in ("batch_size", "gradient_accumulation_steps")):
         doc.error("batch_size", "excludes gradient_accumulation_steps", "one of the two")
+    elif "batch_size" in doc and "micro_batch_size" not in doc:
+        doc.error("batch_size", "alone does not say how it is divided", "micro_batch_size")
+    if doc.get("datasets") is None and doc.get("pretraining_dataset") is None:
+        doc.error("datasets", "there is nothing to train on", "datasets, or pretraining_dataset")
 
 
 READER = Axolotl()

@@ -3,12 +3,12 @@
 Defaults and refusals from hparams/*.py, what it makes of dtypes from hparams/parser.py and model/adapter.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from advisor.readers.base import OpenFile, Reader, Reading, Words, make_plan
 from advisor.readers.document import Document
-from advisor.readers.placement import read_placement
+from advisor.readers.placement import Placement, read_placement
 from advisor.readers.training_arguments import (
     KEYS,
     Defaults,
@@ -99,7 +99,6 @@ def _not_training(doc: Document) -> str:
         return "it trains nothing: it is for llamafactory-cli chat or api"
     if not trains:
         doc.error("do_train", "is not on: nothing is trained", "do_train: true")
-    doc.get("infer_backend")
     if doc.get("tokenized_path") and "per_device_train_batch_size" not in doc and "learning_rate" not in doc:
         return "it trains nothing: tokenized_path without a training's keys only prepares the data"
     return ""
@@ -232,10 +231,11 @@ def _place(doc: Document, plan: Plan, unjudged: str, open_file: OpenFile) -> Rea
     placement = read_placement(doc, open_file)
     workers = doc.integer("ray_num_workers", 0)
     evaluation = read_eval_batch(doc, Defaults().eval_batch_size)
-    if evaluation is not None and not doc.get("eval_dataset") and plan.eval_fraction == 0 and "val_size" not in doc:
+    if evaluation is not None and not doc.get("eval_dataset") and doc.number("val_size", 0.0) < EPSILON:
         doc.error("eval_strategy", "there is nothing to evaluate on", "val_size: 0.1, or eval_dataset")
-    if plan.quantization in QUANTIZED and plan.method not in ("lora", "qlora", "dora", "rslora", "loraplus", "oft"):
-        doc.error("quantization_bit", "quantised bases take LoRA or OFT only", "finetuning_type: lora")
+    for wrong, key, text, fix in _conflicts(doc, plan, placement):
+        if wrong:
+            doc.error(key, text, fix)
     return Reading(
         format=LlamaFactory.id,
         release=doc.table.release,
@@ -249,6 +249,54 @@ def _place(doc: Document, plan: Plan, unjudged: str, open_file: OpenFile) -> Rea
         findings=doc.close(),
         keys=doc.notes(),
     )
+
+
+def _conflicts(doc: Document, plan: Plan, placement: Placement) -> Iterator[tuple[bool, str, str, str]]:
+    """(whether, key, what, fix) of what hparams/parser.py, finetuning_args.py and train/trainer_utils.py refuse."""
+    kind = doc.text("finetuning_type", "lora")
+    quantized, zero3 = plan.quantization in QUANTIZED, placement.sharding == "zero3"
+    own_optimizer = doc.flag("use_galore") or doc.flag("use_apollo")
+    yield doc.get("dataset") is None, "dataset", "is missing", "dataset: a name of dataset_info.json"
+    yield (
+        quantized and kind not in ("lora", "oft"),
+        "quantization_bit",
+        "quantised bases take LoRA or OFT only",
+        "finetuning_type: lora",
+    )
+    yield (
+        quantized and doc.flag("pissa_init"),
+        "pissa_init",
+        "PiSSA starts from weights that are not quantised",
+        "pissa_init: false",
+    )
+    yield (
+        kind == "lora" and (own_optimizer or doc.flag("use_badam")),
+        "finetuning_type",
+        "LoRA excludes GaLore, APOLLO and BAdam",
+        "finetuning_type: full",
+    )
+    yield (
+        own_optimizer and plan.optimizer == "adamw_torch_fused",
+        "optim",
+        "GaLore and APOLLO do not know adamw_torch_fused, the default",
+        "optim: adamw_torch",
+    )
+    layerwise = next((key for key in ("galore_layerwise", "apollo_layerwise") if doc.content.get(key) is True), "")
+    yield (
+        bool(layerwise) and plan.gradient_accumulation_steps != 1,
+        layerwise,
+        "an update a layer does not wait for accumulated gradients",
+        "gradient_accumulation_steps: 1",
+    )
+    yield (
+        own_optimizer and placement.sharding in ("ddp", "zero1", "zero2", "zero3") and doc.get("deepspeed") is not None,
+        "deepspeed",
+        "GaLore and APOLLO exclude DeepSpeed",
+        "no deepspeed",
+    )
+    yield zero3 and doc.flag("pure_bf16"), "pure_bf16", "excludes ZeRO-3", "bf16: true"
+    yield zero3 and doc.flag("use_unsloth"), "use_unsloth", "excludes ZeRO-3", "use_unsloth: false"
+    yield kind == "oft" and doc.flag("use_unsloth"), "use_unsloth", "excludes OFT", "use_unsloth: false"
 
 
 READER = LlamaFactory()

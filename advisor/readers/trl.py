@@ -76,6 +76,8 @@ class Trl(Reader):
         plan = make_plan(fields, PLAN_KEYS)
         if plan.quantization in QUANTIZED and plan.method == "full":
             doc.error("use_peft", "a quantised base is trained through adapters only", "use_peft: true")
+        if doc.get("datasets") is None and doc.get("dataset_name") is None:
+            doc.error("dataset_name", "there is nothing to train on", "dataset_name, or datasets")
         evaluation = read_eval_batch(doc, DEFAULTS.eval_batch_size)
         return Reading(
             format=self.id,

@@ -29,7 +29,7 @@ def expected(path):
 
 
 def test_the_files_are_seen():
-    assert Counter(path.parent.name for path in FILES) == {"llamafactory": 12, "trl": 12, "axolotl": 12, "unsloth": 9}
+    assert Counter(path.parent.name for path in FILES) == {"llamafactory": 13, "trl": 12, "axolotl": 12, "unsloth": 9}
     fields = {field for path in FILES for field in expected(path).get("plan", {})}
     assert len(fields) >= 20
 
