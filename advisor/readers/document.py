@@ -180,9 +180,9 @@ class Document:
         """All findings, those about unknown and removed keys last."""
         for key in self.content:
             if key in self.table.removed:
-                if self.content[key] is None and not self.refuses_unknown:
-                    continue  # an empty key says nothing
-                self.error(key, f"{self.table.release} has no such key", self.table.removed[key])
+                if not self.refuses_unknown and _is_off(key, self.content[key]):
+                    continue
+                self.error(key, f"{self.table.release} does not take this key", self.table.removed[key])
             elif self._note(key).kind == "unknown":
                 said = f"{self.table.release} knows no such key"
                 if self.refuses_unknown:
@@ -193,7 +193,7 @@ class Document:
 
     def _near(self, key: str) -> str:
         """The key that was probably meant, or nothing."""
-        known = (*self._read, *self.table.harmless, *self.table.unjudged)
+        known = (*self.table.read, *self.table.harmless, *self.table.unjudged)
         return next(iter(get_close_matches(key, known, n=1, cutoff=NEAR)), "")
 
     def _note(self, key: str) -> KeyNote:
@@ -211,7 +211,7 @@ class Document:
                 )
         if key in self._read and key not in table.removed:
             return KeyNote(key=name, kind="read")
-        if key in table.harmless:
+        if key in table.harmless or key in table.read:  # read, but without a meaning beside the file's other keys
             return KeyNote(key=name, kind="harmless")
         return KeyNote(key=name, kind="unknown")
 

@@ -73,7 +73,9 @@ def scheduler_of(name: str) -> Literal["linear", "cosine", "constant"]:
 
 def _warmup(doc: Document, default: float, max_steps: int) -> float:
     """As a share of the run: below 1 it is one, a number of steps is one where the run's length is known."""
-    steps = doc.number("warmup_ratio" if "warmup_ratio" in doc else "warmup_steps", default)
+    share, steps = doc.number("warmup_ratio", -1.0), doc.number("warmup_steps", default)
+    if share >= 0:
+        steps = share
     if 0 <= steps < 1:
         return steps
     return steps / max_steps if 0 < steps < max_steps else 0.0

@@ -156,7 +156,8 @@ def _step(doc: Document) -> dict[str, Any]:
         )
     test = doc.number("test_split_size", 0.0)
     checkpointing = doc.flag("activation_checkpointing", doc.flag("gradient_checkpointing", True))
-    doc.flag("use_liger_kernel")
+    if doc.flag("use_liger_kernel"):
+        doc.leave("use_liger_kernel", "Liger's kernels need less than is counted")
     if doc.flag("use_cpu"):
         doc.warn("use_cpu", "the run stays on the CPU whatever card there is: name it with --gpu cpu")
     fields: dict[str, Any] = {

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from advisor.readers.base import OpenFile, Reader, Reading, Words, make_plan
 from advisor.readers.document import Document
+from advisor.readers.placement import read_placement
 from advisor.readers.script import Call
 from advisor.readers.training_arguments import KEYS, Defaults, read_eval_batch, read_training_arguments
 from profiles.config_keys import load_key_tables
@@ -103,6 +104,9 @@ class UnslothScript(Reader):
         if sum(call.name.endswith(".from_pretrained") for call in calls if call.name.split(".")[0] in LOADERS) > 1:
             base.warn("model_name", "several models are loaded: the first is judged")
         _precision(args, fields)
+        if args.flag("use_liger_kernel"):
+            args.leave("use_liger_kernel", "Unsloth's own kernels are assumed")
+        placement = read_placement(args, open_file)
         plan = make_plan(fields, PLAN_KEYS)
         evaluation = read_eval_batch(args, defaults.eval_batch_size)
         return Reading(
@@ -110,6 +114,9 @@ class UnslothScript(Reader):
             release=base.table.release,
             plan=plan,
             unjudged=unjudged,
+            sharding=placement.sharding,
+            offload_optimizer=placement.offload_optimizer,
+            offload_parameters=placement.offload_parameters,
             float_by_card="dtype" not in base,
             eval_batch_size=evaluation,
             findings=tuple(finding for doc in documents for finding in doc.close()),

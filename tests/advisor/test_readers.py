@@ -132,6 +132,21 @@ def test_what_cannot_be_is_one_clear_error(text, words):
     assert words in error.value.message
 
 
+def test_a_table_says_one_thing_of_a_key():
+    for table in load_key_tables().values():
+        parts = (table.read, table.harmless, table.unjudged, table.void, table.removed)
+        assert sum(map(len, parts)) == len(table.keys), table.id
+        assert len(table.keys) > 20
+    assert len(load_key_tables()) == 7
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.suffix == ".yaml"], ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_what_is_read_stands_in_the_table(path):
+    reading = read_file(path.read_text(), path.name)
+    table = load_key_tables()[reading.format]
+    assert {note.key for note in reading.keys if note.kind == "read"} <= table.read
+
+
 def test_an_unknown_format_names_those_that_there_are():
     with pytest.raises(AdviseError) as error:
         get_reader("torchtune")
@@ -139,8 +154,7 @@ def test_an_unknown_format_names_those_that_there_are():
     assert set(readers()) == {"llamafactory", "trl", "axolotl", "unsloth", "accelerate"}
 
 
-# What no table says is said by the readers' code: a word of theirs that is a key, or one that they share.
-KEYS = sorted({key for t in load_key_tables().values() for key in (*t.harmless, *t.unjudged, *t.void, *t.removed)})
+KEYS = sorted({key for table in load_key_tables().values() for key in table.keys})
 CODE = sorted({
     node.value
     for path in Path(read_file.__code__.co_filename).parent.glob("*.py")
