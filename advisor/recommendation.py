@@ -81,6 +81,11 @@ class RunCost(Answer):
     usd: Interval | None = None
 
 
+def headroom_of(memory: MemoryEstimate) -> float:
+    """Share of the budget that the high end of the memory interval leaves free; negative if it does not fit."""
+    return 1.0 - memory.device.high / memory.budget
+
+
 class Candidate(Answer):
     """A plan that was evaluated. `run` is None where the data or the speed is not known.
 
@@ -102,7 +107,7 @@ class Candidate(Answer):
     @cached_property
     def headroom(self) -> float:
         """Share of the budget that the high end of the memory interval leaves free; negative if it does not fit."""
-        return 1.0 - self.memory.device.high / self.memory.budget
+        return headroom_of(self.memory)
 
 
 class RunnerUp(Answer):

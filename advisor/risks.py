@@ -6,8 +6,9 @@ from typing import Any
 from advisor.assess import TOLERATED_LOSS
 from advisor.evaluate import LOW_HEADROOM
 from advisor.plans import LEARNING_RATE, MANY_EPOCHS, SMALL_DATA
-from advisor.recommendation import Candidate, Facts, Risk
+from advisor.recommendation import Candidate, Facts, Risk, headroom_of
 from advisor.request import Request
+from estimators.answer import MemoryEstimate
 from estimators.methods import get_method
 from profiles.plan import FOUR_BIT, Plan
 from profiles.platform import load_platforms
@@ -22,9 +23,9 @@ def find_risks(candidate: Candidate, facts: Facts, request: Request | None = Non
     """All risks that the numbers raise, in the framework's order."""
     return (
         *overfitting(candidate, facts),
-        *forgetting(candidate, facts),
+        *forgetting(candidate.plan, candidate.memory),
         *(special_field(candidate, request) if request is not None else ()),
-        *resource_use(candidate, facts),
+        *resource_use(candidate.plan, candidate.memory, facts),
         *maintenance(candidate),
     )
 
@@ -71,16 +72,15 @@ def overfitting(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
         )
 
 
-def forgetting(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
+def forgetting(plan: Plan, memory: MemoryEstimate) -> Iterator[Risk]:
     """K2: full fine-tuning and soft prompts change behaviour outside the task most."""
-    plan = candidate.plan
     if plan.method == "full":
         rate = plan.learning_rate or LEARNING_RATE["full"]
         yield Risk.model_construct(
             id="K2",
             title="forgetting",
             finding=(
-                f"all {format_count(candidate.memory.trainable_parameters)} parameters change; in one published run "
+                f"all {format_count(memory.trainable_parameters)} parameters change; in one published run "
                 "GSM8K fell from .517 to .343 after unrelated full fine-tuning, to .462 after LoRA (ms-swift, Qwen-7B)"
             ),
             guard=f"learning rate {rate:g}; evaluate general tasks before and after",
@@ -109,11 +109,10 @@ def special_field(candidate: Candidate, request: Request) -> Iterator[Risk]:
         )
 
 
-def resource_use(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
+def resource_use(plan: Plan, memory: MemoryEstimate, facts: Facts) -> Iterator[Risk]:
     """K3: too close to the edge, too far from it, or numerically on thin ice."""
-    plan, memory = candidate.plan, candidate.memory
-    free = memory.budget - memory.device.high
-    if 0 <= candidate.headroom < LOW_HEADROOM:
+    free, headroom = memory.budget - memory.device.high, headroom_of(memory)
+    if 0 <= headroom < LOW_HEADROOM:
         segments = "expandable segments are on; " if plan.expandable_segments else ""
         yield Risk.model_construct(
             id="K3",
@@ -130,7 +129,7 @@ def resource_use(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
             guard=f"a longer seq_len, up to {facts.data.max_len} (`ftadvise fit --what seq_len` says what fits)",
             settings=_settings(plan, "seq_len"),
         )
-    if candidate.headroom > WASTED and plan.method != "full":
+    if headroom > WASTED and plan.method != "full":
         yield Risk.model_construct(
             id="K3",
             title="card largely unused",
@@ -143,7 +142,7 @@ def resource_use(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
             id="K3",
             title="pure bf16 training",
             finding="weights and optimizer states in bf16: updates below 1/256 of a weight vanish",
-            guard="--quantization fp32 keeps fp32 weights under bf16 autocast, at twice the memory",
+            guard="fp32 weights under bf16 autocast (--quantization fp32), at twice the memory",
             settings=_settings(plan, "quantization"),
         )
     if plan.quantization in FOUR_BIT and (facts.hardware.gpu.bf16 is False or plan.compute_dtype == "fp16"):

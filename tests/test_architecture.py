@@ -9,6 +9,7 @@ import pytest
 
 from advisor.emit import emitters
 from advisor.launch import launchers
+from advisor.readers import readers
 from estimators.methods import methods
 from profiles.families import FAMILIES
 
@@ -62,6 +63,7 @@ def test_registries_are_their_folders() -> None:
     assert set(FAMILIES) == stems("profiles/families") - {"__init__"}
     assert set(emitters()) == {"hf", "llamafactory", "unsloth"}
     assert set(launchers()) <= stems("advisor/launch")
+    assert set(readers()) <= stems("advisor/readers")
     assert len(methods()) >= 8
 
 
