@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check test-slow bench grid prove-throughput clean
+.PHONY: setup demo test check test-slow bench grid prove-throughput prove-unsloth clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,10 @@ prove-throughput: setup
 	$(BIN)/python demo/prepare.py demo-out/assets
 	$(BIN)/python -m benchmarks.prove_throughput
 	$(BIN)/python -m benchmarks.calibrated_throughput
+
+# Unsloth's projects against the installed package, without a GPU (its environment: `ftadvise env create unsloth --cpu`)
+prove-unsloth: setup
+	$(BIN)/python -m pytest -rs tests/advisor/test_unsloth_installed.py
 
 clean:
 	rm -rf $(VENV) .cache demo-out

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advisor.emit import Forecast, Source, emit
-from advisor.emit.huggingface import dump_config
 from advisor.emit.huggingface_config import METHODS
+from advisor.emit.yaml_text import dump_commented
 from advisor.plans import LEARNING_RATE, QLORA_LARGE_MODEL_RATE
 from estimators.interval import Interval
 from estimators.methods import methods
@@ -180,7 +180,7 @@ def test_values_survive_yaml_and_never_reach_the_code(name: str, target: str) ->
             assert odd.files[file] == reference.files[file]
     assert odd.command == reference.command
     section = {"peft": {"target_modules": [target], target: 1.0e-7}}
-    assert yaml.safe_load(dump_config(section)) == section
+    assert yaml.safe_load(dump_commented(section, {})) == section
 
 
 @given(name=hostile)
@@ -212,7 +212,8 @@ def test_arguments_that_newer_releases_removed_are_not_written() -> None:
 def test_only_what_the_method_needs_is_written() -> None:
     files = {method: set(emit(plan(method), MODEL, SOURCE).files) for method in ("lora", "adalora")}
     assert files["adalora"] - files["lora"] == {"adalora.py"}
-    assert files["lora"] == {"train.py", "progress.py", "config.yaml", "requirements.txt", "README.md", "plan.json"}
+    scripts = {"train.py", "precision.py", "progress.py", "rows.py", "running.py"}
+    assert files["lora"] == {*scripts, "config.yaml", "requirements.txt", "README.md", "plan.json"}
     assert "bitsandbytes" not in emit(plan(), MODEL, SOURCE).files["requirements.txt"]
     assert "bitsandbytes==" in emit(plan("qlora", "nf4-dq"), MODEL, SOURCE).files["requirements.txt"]
     assert "bitsandbytes==" in emit(plan(optimizer="adamw_8bit"), MODEL, SOURCE).files["requirements.txt"]
@@ -221,7 +222,7 @@ def test_only_what_the_method_needs_is_written() -> None:
 def test_the_script_is_python_that_imports_nothing_of_ours() -> None:
     files = emit(plan("adalora"), MODEL, SOURCE).files
     scripts = [name for name in files if name.endswith(".py")]
-    assert len(scripts) == 3
+    assert len(scripts) == 6
     for name in scripts:
         modules = {
             alias.name if isinstance(node, ast.Import) else node.module

@@ -1,6 +1,6 @@
 import pytest
 
-from advisor.axes import accumulation, checkpointings, micro_batches
+from advisor.axes import accumulation, checkpointings, micro_batches, shardings
 from advisor.plans import RULES, Cell, draft_plan, enumerate_cells, name_card, screen_cell
 from advisor.request import Request
 from estimators.methods import framework_methods
@@ -108,8 +108,17 @@ def test_small_data_turns_the_guards_on(make_facts):
     assert small.eval_fraction > large.eval_fraction
 
 
-def test_prefix_tuning_is_never_checkpointed():
-    assert checkpointings(Cell("hf", "prefix", "bf16")) == ("none",)
+def test_checkpointing_is_what_the_platform_has(make_facts):
+    assert checkpointings(Cell("hf", "prefix", "bf16"), make_facts()) == ("none",)
+    assert checkpointings(Cell("hf", "lora", "bf16"), make_facts()) == ("none", "full")
+    assert checkpointings(Cell("unsloth", "lora", "bf16"), make_facts(seq_len=512)) == ("none", "unsloth")
+    assert checkpointings(Cell("unsloth", "lora", "bf16"), make_facts(seq_len=511)) == ("none", "full")
+
+
+def test_unsloth_is_not_sharded(make_facts):
+    facts = make_facts(n_gpus=2)
+    assert shardings(Cell("hf", "lora", "bf16"), facts) == ("ddp", "fsdp2")
+    assert shardings(Cell("unsloth", "lora", "bf16"), facts) == ("ddp",)
 
 
 def test_a_plan_names_its_card_so_that_it_can_be_replayed(make_facts):
