@@ -3,7 +3,8 @@
 from typing import Any, ClassVar
 
 from advisor.emit.accelerate import sharding_refusal
-from advisor.emit.huggingface_config import METHOD_OPTIONS, METHODS, build_config
+from advisor.emit.huggingface_config import METHODS, OPTIONS, build_config
+from advisor.emit.peft_config import adapter_refusal
 from advisor.emit.script import TRAINING_COMMENT, ScriptEmitter, optimizer_refusal, option_refusal
 from estimators.methods import get_method
 from profiles.model import ModelSpec
@@ -11,6 +12,7 @@ from profiles.plan import QUANTIZED, Plan
 from profiles.platform import load_platforms
 
 DEEPSPEED = "deepspeed==0.19.8"
+OPTIMIZERS = {"galore": "galore-torch==1.0", "apollo": "apollo-torch==1.0.3"}
 
 
 class HuggingFace(ScriptEmitter):
@@ -27,21 +29,24 @@ class HuggingFace(ScriptEmitter):
         "precision": "What is computed in: bf16, fp16, fp32, or auto for the machine's best.",
         "mixed_precision": "Autocast, and for fp16 a gradient scaler.",
         "peft": "What is trained beside the frozen model; null: parts of the model itself.",
+        "loraplus_lr_ratio": "B's learning rate over A's.",
+        "trained_layers": "How many of the last layers are trained.",
         "adalora": "Shares of all steps before the pruning of ranks begins, and after it ends.",
         "training": TRAINING_COMMENT,
     }
 
     def packages(self, plan: Plan) -> tuple[str, ...]:
-        """The tested set; bitsandbytes and DeepSpeed only where the plan uses them."""
+        """The tested set; bitsandbytes, DeepSpeed and packages of optimizers only where the plan uses them."""
         versions = load_platforms()["hf"].versions
         quantized = plan.quantization in QUANTIZED or "8bit" in plan.optimizer or plan.optimizer.startswith("paged")
         needs = {name: version for name, version in versions.items() if name != "bitsandbytes" or quantized}
         pins = [f"{name}=={version}" for name, version in needs.items()]
+        pins += [OPTIMIZERS[plan.method]] if plan.method in OPTIMIZERS else []
         return (*pins, *([DEEPSPEED] if plan.sharding.startswith("zero") else []))
 
     def scripts(self, plan: Plan) -> tuple[str, ...]:
-        """AdaLoRA needs a trainer of its own."""
-        return ("train.py", *(["adalora.py"] if plan.method == "adalora" else []))
+        """AdaLoRA and LoRA+ need a trainer of their own."""
+        return ("train.py", *([f"{plan.method}.py"] if plan.method in ("adalora", "loraplus") else []))
 
     def config(self, plan: Plan, model: ModelSpec, model_ref: str) -> dict[str, Any]:
         """In the words of TRL, PEFT and transformers."""
@@ -56,9 +61,9 @@ def _method_refusal(plan: Plan) -> str | None:
     """Methods without a script, and options that the method does not know or cannot take here."""
     if plan.method not in METHODS:
         return f"{plan.method} is not emitted for Hugging Face yet, only {', '.join(sorted(METHODS))}"
-    unknown = option_refusal(plan, METHOD_OPTIONS.get(plan.method, frozenset()))
-    if unknown is not None:
-        return unknown
+    reason = option_refusal(plan, OPTIONS.get(plan.method, frozenset())) or adapter_refusal(plan)
+    if reason is not None:
+        return reason
     initial = str(plan.method_options.get("init_lora_weights", ""))
     if plan.quantization in QUANTIZED and (initial.startswith("pissa") or initial == "loftq"):
         return f"init_lora_weights={initial!r} starts from the float weights, which a {plan.quantization} base has not"

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from advisor.axes import UNSLOTH_OFFLOADS_FROM
 from advisor.emit.accelerate import sharding_refusal
 from advisor.emit.base import Forecast, Source
-from advisor.emit.huggingface_config import LORA_OPTIONS, LORA_VARIANTS
+from advisor.emit.peft_config import LORA_OPTIONS, LORA_VARIANTS
 from advisor.emit.script import TRAINING_COMMENT, ScriptEmitter, optimizer_refusal, option_refusal
 from advisor.emit.unsloth_config import build_config
 from estimators.methods import get_method
@@ -15,7 +15,7 @@ from profiles.model import ModelSpec
 from profiles.plan import QUANTIZED, Plan
 from profiles.platform import PlatformSpec, load_platforms
 
-METHODS = frozenset({*LORA_VARIANTS, "full"})
+METHODS = frozenset({*LORA_VARIANTS, "full"}) - {"loraplus"}
 STARTS = ("True", "False", "gaussian", "pissa")  # of an adapter, that need nothing computed before
 # Parts of a module's path of which one has to stand in front of a linear's name (unsloth_zoo peft_utils.py)
 PARTS = ("self_attn", "attention", "attn", "mixer", "mlp", "feed_forward", "ffn", "dense")

@@ -4,6 +4,7 @@ from typing import Any
 
 from advisor.emit import huggingface_config
 from advisor.emit.defaults import choose_precision
+from advisor.emit.peft_config import peft_config
 from estimators.methods.base import target_linears
 from profiles.model import ModelSpec
 from profiles.plan import FOUR_BIT, Checkpointing, Plan
@@ -42,7 +43,7 @@ def loading(plan: Plan, model_ref: str) -> dict[str, Any]:
 
 def adapter(plan: Plan, model: ModelSpec) -> dict[str, Any] | None:
     """Arguments of FastLanguageModel.get_peft_model; None where the base itself is trained."""
-    peft = huggingface_config.peft_config(plan, model)
+    peft = peft_config(plan, model)
     if peft is None:
         return None
     names = [x.linear.name.rsplit(".", 1)[-1] for x in target_linears(model, plan)]

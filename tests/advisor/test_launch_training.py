@@ -17,6 +17,7 @@ from advisor.feedback import compare, measure_run, record_run
 from advisor.launch import launchers, load_run_file
 from advisor.launch.metrics import read_course
 from advisor.launch.monitor import PlainLog
+from estimators.methods import get_method
 from profiles.errors import InvalidInputError
 from profiles.plan import Plan
 from profiles.store import Store
@@ -132,6 +133,21 @@ CELLS = {
     "prefix": {"gradient_checkpointing": "none"},
     "ptuning": {},
     "qlora": {"quantization": "nf4-dq"},
+    "dora": {},
+    "rslora": {},
+    "pissa": {},
+    "loraplus": {"learning_rate": 2e-3},
+    "oft": {},
+    "ia3": {"learning_rate": 0.1},
+    "vera": {"learning_rate": 0.1},
+    "loha": {},
+    "lokr": {},
+    "miss": {},
+    "fourierft": {"learning_rate": 0.5},
+    "ln_tuning": {},
+    "freeze": {"method_options": {"freeze_trainable_layers": 1}},
+    "galore": {"target_modules": ("q_proj", "o_proj")},
+    "apollo": {},
 }
 
 
@@ -150,7 +166,7 @@ def test_every_method_trains_and_loads_again(method: str, sums: Path, tmp_path: 
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM
 
-    kind = AutoModelForCausalLM if method in ("full", "bitfit") else AutoPeftModelForCausalLM
+    kind = AutoPeftModelForCausalLM if get_method(method).peft_type else AutoModelForCausalLM
     kind.from_pretrained(folder / "model")
     if method == "adalora":
         pattern = json.loads((folder / "model" / "adapter_config.json").read_text())["rank_pattern"]

@@ -64,6 +64,14 @@ def load_model(precision):
     return model
 
 
+def train_last_layers(model, count):
+    """Only the last `count` layers get gradients."""
+    depth = model.config.num_hidden_layers
+    layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth)
+    model.requires_grad_(False)
+    layers[-count:].requires_grad_(True)
+
+
 def main(resume):
     """Load, train, save."""
     checkpoint = find_checkpoint(resume)
@@ -80,6 +88,8 @@ def main(resume):
     if CONFIG["method"] == "bitfit":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.endswith(".bias"))
+    elif CONFIG["method"] == "freeze":
+        train_last_layers(model, CONFIG["trained_layers"])
 
     trainer_class, progress = SFTTrainer, Progress()
     callbacks = [progress]
@@ -88,6 +98,10 @@ def main(resume):
 
         trainer_class = AdaLoraTrainer
         callbacks.append(RankAllocation(**CONFIG["adalora"]))
+    elif CONFIG["method"] == "loraplus":
+        from loraplus import loraplus_trainer
+
+        trainer_class = loraplus_trainer(CONFIG["loraplus_lr_ratio"])
     if CONFIG["early_stopping_patience"] and eval_rows is not None:
         callbacks.append(EarlyStoppingCallback(CONFIG["early_stopping_patience"]))
     trainer = trainer_class(
