@@ -8,8 +8,8 @@ from advisor.emit.base import Forecast, Source
 from advisor.emit.peft_config import LORA_OPTIONS, LORA_VARIANTS
 from advisor.emit.script import TRAINING_COMMENT, ScriptEmitter, optimizer_refusal, option_refusal
 from advisor.emit.unsloth_config import build_config
+from advisor.plans import unsloth_layers_refusal
 from estimators.methods import get_method
-from estimators.methods.base import target_linears
 from estimators.regime import runs_unsloth_layers
 from profiles.model import ModelSpec
 from profiles.plan import QUANTIZED, Plan
@@ -17,8 +17,6 @@ from profiles.platform import PlatformSpec, load_platforms
 
 METHODS = frozenset({*LORA_VARIANTS, "full"}) - {"loraplus"}
 STARTS = ("True", "False", "gaussian", "pissa")  # of an adapter, that need nothing computed before
-# Parts of a module's path of which one has to stand in front of a linear's name (unsloth_zoo peft_utils.py)
-PARTS = ("self_attn", "attention", "attn", "mixer", "mlp", "feed_forward", "ffn", "dense")
 NEVER_PACKED = frozenset({"gemma2"})  # trainer.py PADDING_FREE_BLOCKLIST, of the families with layers of Unsloth's own
 
 NOTES = """\
@@ -128,11 +126,10 @@ def _fixed_refusal(plan: Plan) -> str | None:
 
 
 def _layers_refusal(plan: Plan, model: ModelSpec) -> str | None:
-    """What this model's layers do not allow: Unsloth itself would pass over it without a word."""
-    for x in target_linears(model, plan) if get_method(plan.method).peft_type else ():
-        path = x.linear.name.rpartition(".")[0]
-        if x.linear.kind == "conv1d" or not any(part in path for part in PARTS):
-            return f"Unsloth finds no {x.linear.name} to adapt in {model.name}: it knows linears of attention and MLPs"
+    """What this model's layers do not allow."""
+    missed = unsloth_layers_refusal(plan, model) if get_method(plan.method).peft_type else None
+    if missed is not None:
+        return missed
     if plan.packing and (not runs_unsloth_layers(plan, model) or model.model_type in NEVER_PACKED):
         return f"packing on Unsloth was not checked for {model.model_type} and {plan.method} over {plan.quantization}"
     return None

@@ -10,39 +10,23 @@ from typing import Any
 
 import pytest
 
-from advisor.dataset import read_dataset, split, write_normalised
 from advisor.emit import Source, emit, write_emission
+from advisor.emit.huggingface_config import METHODS
 from advisor.facts import resolve_model
 from advisor.feedback import compare, measure_run, record_run
 from advisor.launch import launchers, load_run_file
 from advisor.launch.metrics import read_course
 from advisor.launch.monitor import PlainLog
+from benchmarks.methods_on_cpu import CELLS, tiny_plan, train, write_run, write_sums
+from benchmarks.tiny_model import build_model
 from estimators.methods import get_method
 from profiles.errors import InvalidInputError
 from profiles.plan import Plan
 from profiles.store import Store
-from tests.tiny_model import build_model
 
 pytestmark = pytest.mark.platform
 ROOT = Path(__file__).parents[2]
 STEPS = 24
-
-
-def write_run(folder: Path, plan: Plan, rows: Path) -> Path:
-    parts = split(read_dataset(rows), plan.eval_fraction, plan.seed)
-
-    def add_data(out: Path) -> None:
-        write_normalised(parts.train, out / "data" / "train.jsonl")
-        write_normalised(parts.evaluation, out / "data" / "eval.jsonl")
-
-    source = Source(model_ref=str(plan.model), form=parts.train.format.form)
-    return write_emission(emit(plan, resolve_model(plan.model), source), folder, add_data=add_data)
-
-
-def tiny_plan(model: Path, method: str = "lora", **changes: Any) -> Plan:
-    values = {"model": str(model), "gpu": "cpu", "method": method, "quantization": "fp32", "seq_len": 96}
-    more = {"micro_batch_size": 8, "max_steps": 10, "learning_rate": 1e-2, "eval_fraction": 0.1}
-    return Plan.model_validate({**values, **more, **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +36,7 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    rows = [{"instruction": f"{i} plus {j}?", "output": f"The sum is {i + j}."} for i in range(10) for j in range(10)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_sums(tmp_path_factory.mktemp("data") / "sums.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -125,40 +106,14 @@ def test_a_run_without_steps_is_no_measurement(tiny: Path, sums: Path, tmp_path:
         measure_run(folder)
 
 
-CELLS = {
-    "full": {},
-    "bitfit": {},
-    "adalora": {"max_steps": 30},
-    "prompt": {"learning_rate": 0.3},
-    "prefix": {"gradient_checkpointing": "none"},
-    "ptuning": {},
-    "qlora": {"quantization": "nf4-dq"},
-    "dora": {},
-    "rslora": {},
-    "pissa": {},
-    "loraplus": {"learning_rate": 2e-3},
-    "oft": {},
-    "ia3": {"learning_rate": 0.1},
-    "vera": {"learning_rate": 0.1},
-    "loha": {},
-    "lokr": {},
-    "miss": {},
-    "fourierft": {"learning_rate": 0.5},
-    "ln_tuning": {},
-    "freeze": {"method_options": {"freeze_trainable_layers": 1}},
-    "galore": {"target_modules": ("q_proj", "o_proj")},
-    "apollo": {},
-}
+def test_the_cells_are_all_methods() -> None:
+    assert set(CELLS) == METHODS
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", CELLS)
-def test_every_method_trains_and_loads_again(method: str, sums: Path, tmp_path: Path) -> None:
-    model = build_model(tmp_path / "model", bias=method == "bitfit")
-    folder = write_run(tmp_path / "run", tiny_plan(model, method, **CELLS[method]), sums)
-    state = launchers()["local"].run(folder, PlainLog())
-    assert state.status == "finished", (folder / "runs/train.log").read_text()[-2000:]
-    course = read_course(folder / "runs" / "metrics.jsonl")
+def test_every_method_trains_and_loads_again(method: str, tmp_path: Path) -> None:
+    folder, course = train(method, tmp_path)
     assert course.start is not None
     assert course.start.trainable_parameters == load_run_file(folder).trainable_parameters
     assert course.eval_losses[-1][1] < course.eval_losses[0][1]

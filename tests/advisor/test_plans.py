@@ -69,6 +69,15 @@ def test_hardware_rules(make_facts):
     assert reason(make_facts(vendor="AMD"), "unsloth", "lora", "bf16")[0] == "platform-hardware"
 
 
+def test_adapters_that_unsloth_would_pass_over_are_no_plans(make_facts):
+    opt = {"model_type": "opt", "hidden_size": 64, "ffn_dim": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    facts = make_facts(config={**opt, "vocab_size": 128, "max_position_embeddings": 2048})
+    found = reason(facts, "unsloth", "lora", "bf16")
+    assert found[0] == "platform-layers"
+    assert "fc1" in found[1]
+    assert reason(facts, "unsloth", "full", "bf16") is reason(facts, "hf", "lora", "bf16") is None
+
+
 def test_the_request_restricts(make_facts):
     facts = make_facts()
     assert reason(facts, "hf", "lora", "bf16", methods=("full",))[0] == "not-asked-for"
@@ -80,7 +89,7 @@ def test_the_request_restricts(make_facts):
 
 def test_every_rule_has_a_test_above():
     exercised = {"not-asked-for", "low-code", "platform-method", "platform-quantization", "platform-hardware",
-                 "card-dtype", "fp16-gradients", "deployment", "method"}  # fmt: skip
+                 "platform-layers", "card-dtype", "fp16-gradients", "deployment", "method"}  # fmt: skip
     assert set(RULES) - exercised == {"platform-task"}
 
 

@@ -21,13 +21,13 @@ from advisor.emit import Source, emit, write_emission
 from advisor.emit.unsloth import EMITTER, METHODS
 from advisor.facts import resolve_model
 from advisor.launch.metrics import Course, read_course
+from benchmarks.tiny_model import build_model
 from estimators.methods import get_method
 from estimators.regime import runs_unsloth_layers
 from profiles.catalog import load_optimizers
 from profiles.families import describe_model
 from profiles.model import ModelSpec
 from profiles.plan import Plan
-from tests.tiny_model import build_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.platform]
 SCRIPTS = Path(__file__).parents[1] / "unsloth"
@@ -56,7 +56,7 @@ def python() -> str:
     if named is None:
         environments = pytest.importorskip("advisor.environments", reason="no environments yet")
         found = environments.find_environment("unsloth")
-        named = found.python if found is not None else None
+        named = found.python if found is not None and found.state == "ready" else None
     if named is None:
         pytest.skip("no environment of Unsloth: `ftadvise env create unsloth --cpu`, or FTADVISE_UNSLOTH_PYTHON")
     return named
