@@ -7,9 +7,10 @@ from advisor.emit.accelerate import sharding_refusal
 from advisor.emit.base import Forecast, Source
 from advisor.emit.peft_config import LORA_OPTIONS, LORA_VARIANTS
 from advisor.emit.script import TRAINING_COMMENT, ScriptEmitter, optimizer_refusal, option_refusal
-from advisor.emit.unsloth_config import build_config
+from advisor.emit.unsloth_config import build_config, module_names
 from advisor.plans import unsloth_layers_refusal
 from estimators.methods import get_method
+from estimators.methods.base import target_linears
 from estimators.regime import runs_unsloth_layers
 from profiles.model import ModelSpec
 from profiles.plan import QUANTIZED, Plan
@@ -23,8 +24,8 @@ NOTES = """\
 ## Not verified on a GPU
 
 Unsloth runs on GPUs only and we had none: the arguments here were checked against the signatures of the pinned
-releases and the data path was run on a CPU, but no step of this project was ever trained by us. Try it with
-`max_steps: 5` first.
+releases, and Unsloth's trainer and data path were run on a CPU over transformers' own layers, but nobody here has seen
+this project train on a GPU. Try it with `max_steps: 5` first.
 
 ## Licences
 
@@ -127,9 +128,13 @@ def _fixed_refusal(plan: Plan) -> str | None:
 
 def _layers_refusal(plan: Plan, model: ModelSpec) -> str | None:
     """What this model's layers do not allow."""
-    missed = unsloth_layers_refusal(plan, model) if get_method(plan.method).peft_type else None
-    if missed is not None:
-        return missed
+    if get_method(plan.method).peft_type:
+        missed = unsloth_layers_refusal(plan, model)
+        if missed is not None:
+            return missed
+        named = plan.replace(target_modules=module_names(plan, model))
+        if target_linears(model, named) != target_linears(model, plan):
+            return f"Unsloth knows modules by their last name, and {', '.join(named.target_modules)} means others too"
     if plan.packing and (not runs_unsloth_layers(plan, model) or model.model_type in NEVER_PACKED):
         return f"packing on Unsloth was not checked for {model.model_type} and {plan.method} over {plan.quantization}"
     return None

@@ -46,16 +46,20 @@ def adapter(plan: Plan, model: ModelSpec) -> dict[str, Any] | None:
     peft = peft_config(plan, model)
     if peft is None:
         return None
-    names = [x.linear.name.rsplit(".", 1)[-1] for x in target_linears(model, plan)]
     experts = any(group.block.mlp.experts for group in model.layers)
     return {
         **{key: value for key, value in peft.items() if key not in ("peft_type", "task_type")},
-        "target_modules": list(dict.fromkeys(names)),
+        "target_modules": list(module_names(plan, model)),
         # None would let Unsloth find the experts, which are no modules, and adapt them too.
         **({"target_parameters": []} if experts else {}),
         "use_gradient_checkpointing": CHECKPOINTING[plan.gradient_checkpointing],
         "random_state": plan.seed,
     }
+
+
+def module_names(plan: Plan, model: ModelSpec) -> tuple[str, ...]:
+    """The last names of all targets, which is how Unsloth tells modules apart."""
+    return tuple(dict.fromkeys(x.linear.name.rpartition(".")[2] for x in target_linears(model, plan)))
 
 
 def training(plan: Plan, model: ModelSpec) -> dict[str, Any]:

@@ -181,6 +181,14 @@ def test_linears_that_unsloth_would_pass_over_are_refused(config: dict[str, Any]
     assert emit(plan("full"), model, SOURCE).files
 
 
+def test_a_target_that_shares_its_last_name_is_refused() -> None:
+    shared = {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 40, "mlp_only_layers": [1]}
+    mixture = describe_model({**LLAMA, **MIXTURE, **shared}, "mixture")
+    assert config(plan(target_modules=("self_attn.q_proj",)), mixture)["adapter"]["target_modules"] == ["q_proj"]
+    with pytest.raises(UnsupportedError, match="last name, and gate_proj"):
+        emit(plan(target_modules=("shared_expert.gate_proj",)), mixture, SOURCE)
+
+
 def test_two_cards_are_launched_by_accelerate() -> None:
     emission = emit(plan(n_gpus=2, sharding="ddp"), MODEL, SOURCE)
     assert yaml.safe_load(emission.files["accelerate.yaml"])["distributed_type"] == "MULTI_GPU"
