@@ -129,6 +129,20 @@ def test_every_method_trains_and_loads_again(method: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "stop"), [("adalora", 3), ("adalora", 24), ("loraplus", 3), ("galore", 3), ("apollo", 3)]
+)
+def test_what_has_states_of_its_own_goes_on_from_its_checkpoint(
+    method: str, stop: int, tiny: Path, sums: Path, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "run", tiny_plan(tiny, method, **{**CELLS[method], "max_steps": 30}), sums)
+    local = launchers()["local"]
+    assert local.run(folder, StopAtStep(stop)).status == "stopped"
+    assert local.run(folder, PlainLog(), resume=True).status == "finished", (folder / "runs/train.log").read_text()
+    assert [step.step for step in read_course(folder / "runs" / "metrics.jsonl").steps] == list(range(1, 31))
+
+
+@pytest.mark.slow
 def test_smollm2_gets_better_at_held_out_instructions(tmp_path: Path) -> None:
     assets = tmp_path / "assets"
     subprocess.run([sys.executable, ROOT / "demo" / "prepare.py", assets], check=True)

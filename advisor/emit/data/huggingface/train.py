@@ -72,6 +72,17 @@ def train_last_layers(model, count):
     layers[-count:].requires_grad_(True)
 
 
+def projector_class(method):
+    """What the optimizer keeps of each matrix."""
+    if method == "galore":
+        from galore_torch.galore_projector import GaLoreProjector
+
+        return GaLoreProjector
+    from apollo_torch.random_projector import GradientProjector
+
+    return GradientProjector
+
+
 def main(resume):
     """Load, train, save."""
     checkpoint = find_checkpoint(resume)
@@ -102,6 +113,8 @@ def main(resume):
         from loraplus import loraplus_trainer
 
         trainer_class = loraplus_trainer(CONFIG["loraplus_lr_ratio"])
+    elif CONFIG["method"] in ("galore", "apollo"):
+        torch.serialization.add_safe_globals([projector_class(CONFIG["method"])])  # --resume meets it in checkpoints
     if CONFIG["early_stopping_patience"] and eval_rows is not None:
         callbacks.append(EarlyStoppingCallback(CONFIG["early_stopping_patience"]))
     trainer = trainer_class(
