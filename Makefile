@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check test-slow bench grid prove-throughput clean
+.PHONY: setup demo test check test-slow bench grid prove-throughput prove-methods prove-unsloth clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,14 @@ prove-throughput: setup
 	$(BIN)/python demo/prepare.py demo-out/assets
 	$(BIN)/python -m benchmarks.prove_throughput
 	$(BIN)/python -m benchmarks.calibrated_throughput
+
+# Every method of the Hugging Face projects trained on this CPU; writes docs/methods-on-cpu.md (about ten minutes)
+prove-methods: setup
+	$(BIN)/python -m benchmarks.methods_on_cpu
+
+# Unsloth's projects against the installed package, without a GPU (its environment: `ftadvise env create unsloth --cpu`)
+prove-unsloth: setup
+	$(BIN)/python -m pytest -rs tests/advisor/test_unsloth_installed.py
 
 clean:
 	rm -rf $(VENV) .cache demo-out

@@ -22,6 +22,7 @@ ALL_LINEAR = ("all-linear",)
 SMALLER_RANKS = (8, 4)
 ATTENTION_ROLES = frozenset({"q", "k", "v", "o", "qkv", "kv_a", "kv_b", "q_a", "q_b"})
 PACKED_TASKS = ("sft", "pretrain")
+UNSLOTH_OFFLOADS_FROM = 512  # tokens; unsloth 2026.10.7 models/_utils.py apply_unsloth_gradient_checkpointing
 PACKING_PAYS = 0.5  # mean over padded length above which packing has little to gain
 
 
@@ -55,10 +56,10 @@ def axes_of(cell: Cell, request: Request, facts: Facts, concession: Concession =
         target_modules=target_modules(cell, request, facts, smaller=conceded > 0),
         lora_ranks=lora_ranks(cell, request, smaller=conceded > 0),
         optimizers=optimizers(cell),
-        shardings=shardings(facts),
+        shardings=shardings(cell, facts),
         n_gpus=gpu_counts(request, facts),
         packings=packings(cell, request, facts),
-        checkpointings=checkpointings(cell),
+        checkpointings=checkpointings(cell, facts),
         attentions=(attention(cell, facts),),
     )
 
@@ -103,9 +104,11 @@ def optimizers(cell: Cell) -> tuple[str, ...]:
     return ("adamw_torch_fused", "adamw_8bit") if cell.method == "full" else ("adamw_torch_fused",)
 
 
-def shardings(facts: Facts) -> tuple[Sharding, ...]:
-    """Copies first, shards where copies do not fit."""
-    return ("none",) if facts.hardware.n_gpus == 1 else ("ddp", "fsdp2")
+def shardings(cell: Cell, facts: Facts) -> tuple[Sharding, ...]:
+    """Copies first, shards where copies do not fit. On Unsloth copies only: its FSDP2 could not be checked."""
+    if facts.hardware.n_gpus == 1:
+        return ("none",)
+    return ("ddp",) if cell.platform == "unsloth" else ("ddp", "fsdp2")
 
 
 def gpu_counts(request: Request, facts: Facts) -> tuple[int, ...]:
@@ -134,11 +137,13 @@ def packings(cell: Cell, request: Request, facts: Facts) -> tuple[bool, ...]:
     return (False, True) if short and possible and request.goal in ("fast", "cheap") else (False,)
 
 
-def checkpointings(cell: Cell) -> tuple[Checkpointing, ...]:
-    """From fastest to smallest. Prefix tuning needs the KV cache, which checkpointing turns off."""
+def checkpointings(cell: Cell, facts: Facts) -> tuple[Checkpointing, ...]:
+    """From fastest to smallest. Prefix tuning needs the KV cache, which checkpointing turns off; Unsloth offloads
+    checkpoints of long sequences only."""
     if cell.method == "prefix":
         return ("none",)
-    return ("none", "unsloth") if cell.platform == "unsloth" else ("none", "full")
+    offloads = cell.platform == "unsloth" and facts.seq_len >= UNSLOTH_OFFLOADS_FROM
+    return ("none", "unsloth") if offloads else ("none", "full")
 
 
 def sequences_a_card(request: Request, facts: Facts, *, n_gpus: int, packed_len: int | None = None) -> float:

@@ -43,6 +43,7 @@ class Known(NamedTuple):
     quantization: str
     tier: int
     emitted: bool
+    ran: bool
     on_cpu: bool
 
 
@@ -72,6 +73,7 @@ def know(cell: Cell, facts: Facts) -> Known:
         quantization=cell.quantization,
         tier=quality.tier,
         emitted=facts.task in platform.emitted_tasks and facts.model.kind == "causal-lm",
+        ran=platform.methods[cell.method].ran,
         on_cpu=facts.hardware.gpu.vendor == "CPU",
     )
 
@@ -107,7 +109,14 @@ def _slower(loser: Candidate, winner: Candidate) -> str:
 
 
 def _not_emitted(loser: Candidate, winner: Candidate) -> str:
-    said = f"ftadvise does not write projects for {_platform(loser).name} yet"
+    return _with_pace(f"ftadvise does not write projects for {_platform(loser).name} yet", loser, winner)
+
+
+def _never_ran(loser: Candidate, winner: Candidate) -> str:
+    return _with_pace(f"{_title(loser)} on {_platform(loser).name} was never run by us", loser, winner)
+
+
+def _with_pace(said: str, loser: Candidate, winner: Candidate) -> str:
     mine, best = seconds_per_token(loser), seconds_per_token(winner)
     if mine is None or best is None or max(mine, best) < EQUAL_TIME * min(mine, best):
         return said
@@ -138,6 +147,12 @@ _ALL = (
         title="ftadvise can write its project",
         why=_not_emitted,
         before=lambda known: float(not known.emitted),
+    ),
+    Criterion(
+        id="ran",
+        title="run by us, on a CPU at least",
+        why=_never_ran,
+        before=lambda known: float(not known.ran),
     ),
     Criterion(
         id="quality",
@@ -204,11 +219,14 @@ _ALL = (
     ),
 )
 CRITERIA = {criterion.id: criterion for criterion in _ALL}
+# Before anything that a goal or a preference says: a project that can be written, a method that teaches the model
+# something, on a platform that ran it.
+FIRST = ("emitted", "quality-floor", "ran")
 ORDER: dict[Goal, tuple[str, ...]] = {
-    "balanced": ("emitted", "quality", "method", "storage", "format", "time", "headroom", "ease", "maturity"),
-    "best": ("emitted", "quality", "capacity", "method", "storage", "format", "time", "headroom", "ease", "maturity"),
-    "fast": ("emitted", "quality-floor", "time", "quality", "method", "format", "headroom", "ease", "maturity"),
-    "cheap": ("emitted", "quality-floor", "cost", "headroom", "quality", "method", "format", "ease", "maturity"),
+    "balanced": ("quality", "method", "storage", "format", "time", "headroom", "ease", "maturity"),
+    "best": ("quality", "capacity", "method", "storage", "format", "time", "headroom", "ease", "maturity"),
+    "fast": ("time", "quality", "method", "format", "headroom", "ease", "maturity"),
+    "cheap": ("cost", "headroom", "quality", "method", "format", "ease", "maturity"),
 }
 
 
@@ -216,18 +234,8 @@ Order = tuple[str, ...]
 
 
 def order_of(request: Request) -> Order:
-    """The goal's order, with what is preferred in front; only whether a project can be written stays before it.
-
-    Who prefers time, money or memory to the evidence on quality still wants a method that teaches the model something.
-    """
-    preferred = request.prefer
-    beside_quality = any(CRITERIA[name].before is None for name in preferred[: _place("quality", preferred)])
-    front = ("emitted", *(("quality-floor",) if beside_quality else ()), *preferred)
-    return tuple(dict.fromkeys((*front, *ORDER[request.goal])))
-
-
-def _place(name: str, names: Order) -> int:
-    return names.index(name) if name in names else len(names)
+    """The first questions, what is preferred, then the goal's order."""
+    return tuple(dict.fromkeys((*FIRST, *request.prefer, *ORDER[request.goal])))
 
 
 def criteria(order: Order) -> tuple[Criterion, ...]:

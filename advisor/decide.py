@@ -234,7 +234,7 @@ def _find_runner_ups(
     for candidate in contest.behind:
         take(candidate)
     same = [cell for cell in rest if (cell.method, cell.quantization) == best.key[1:]]
-    for cell in (*same, *rest):
+    for cell in dict.fromkeys((*same, *rest)):
         new = cell.platform not in platforms or cell.method not in methods
         if len(found) == RUNNER_UPS or not new:
             continue

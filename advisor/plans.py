@@ -10,8 +10,10 @@ from typing import Any, NamedTuple, get_args
 from advisor.recommendation import Dropped, Facts
 from advisor.request import Request
 from estimators.methods import get_method
+from estimators.methods.base import target_linears
 from profiles.catalog import load_gpus
 from profiles.gpu import Hardware
+from profiles.model import ModelSpec
 from profiles.plan import FOUR_BIT, Plan, Quantization
 from profiles.platform import load_platforms
 from profiles.units import BILLION
@@ -36,6 +38,8 @@ LEARNING_RATE = {
 }
 QLORA_LARGE_MODEL = 13 * BILLION
 QLORA_LARGE_MODEL_RATE = 1e-4
+# One of these stands in the path before a linear's name (unsloth_zoo 2026.10.7 peft_utils.py get_peft_regex)
+UNSLOTH_PARTS = ("self_attn", "attention", "attn", "mixer", "mlp", "feed_forward", "ffn", "dense")
 EAGER_ONLY = frozenset({"bloom", "mpt"})  # transformers 5.23: their attention has no SDPA path
 LORA_DROPOUT_SMALL = 0.05  # QLoRA paper: 0.05 to 0.1 helps models up to 13B
 SMALL_DATA = 1000  # examples; below it the guards against overfitting are on
@@ -114,6 +118,22 @@ def platform_hardware(cell: Cell, request: Request, facts: Facts) -> str | None:
     return None
 
 
+def platform_layers(cell: Cell, request: Request, facts: Facts) -> str | None:
+    """The platform does not find the layers that adapters go to."""
+    if cell.platform != "unsloth" or get_method(cell.method).peft_type is None:
+        return None
+    return unsloth_layers_refusal(draft_plan(cell, request, facts), facts.model)
+
+
+def unsloth_layers_refusal(plan: Plan, model: ModelSpec) -> str | None:
+    """Say which target Unsloth would pass over, some of them without a word; None where it finds all."""
+    for x in target_linears(model, plan):
+        path = x.linear.name.rpartition(".")[0]
+        if x.linear.kind == "conv1d" or not any(part in path for part in UNSLOTH_PARTS):
+            return f"Unsloth finds no {x.linear.name} in {model.name}: it adapts linears of attention and MLPs"
+    return None
+
+
 def card_dtype(cell: Cell, request: Request, facts: Facts) -> str | None:
     """The card has no fast bf16."""
     gpu = facts.hardware.gpu
@@ -149,6 +169,7 @@ RULES: dict[str, Rule] = {
     "platform-quantization": platform_quantization,
     "platform-task": platform_task,
     "platform-hardware": platform_hardware,
+    "platform-layers": platform_layers,
     "card-dtype": card_dtype,
     "fp16-gradients": fp16_gradients,
     "deployment": deployment,

@@ -1,89 +1,69 @@
 """Hugging Face: a small TRL + PEFT project, one readable script that reads config.yaml."""
 
-from typing import Any
+from typing import Any, ClassVar
 
-import yaml
-
-from advisor.emit import huggingface_config as config
-from advisor.emit.accelerate import accelerate_config, sharding_refusal
-from advisor.emit.base import Emitter, Forecast, Source, template
-from advisor.emit.readme import readme
+from advisor.emit.accelerate import sharding_refusal
+from advisor.emit.huggingface_config import METHODS, OPTIONS, build_config
+from advisor.emit.peft_config import adapter_refusal
+from advisor.emit.script import TRAINING_COMMENT, ScriptEmitter, optimizer_refusal, option_refusal
 from estimators.methods import get_method
 from profiles.model import ModelSpec
 from profiles.plan import QUANTIZED, Plan
 from profiles.platform import load_platforms
 
 DEEPSPEED = "deepspeed==0.19.8"
-FORMS = {"sft": ("prompt-completion", "messages", "text"), "pretrain": ("text",)}
-
-HEADER = """\
-# Read by train.py. The sections `training`, `peft` and `quantization` are the arguments of trl.SFTConfig, the PEFT
-# config of that peft_type, and transformers.BitsAndBytesConfig, under their own names; more of theirs can be added.
-"""
-COMMENTS = {
-    "model": "A 16-bit dtype gives way to what the machine has (see precision).",
-    "precision": "What is computed in: bf16, fp16, fp32, or auto for the machine's best.",
-    "mixed_precision": "Autocast, and for fp16 a gradient scaler.",
-    "peft": "What is trained beside the frozen model; null: parts of the model itself.",
-    "adalora": "Shares of all steps before the pruning of ranks begins, and after it ends.",
-    "training": "eval_steps, save_steps and warmup_steps below 1 are shares of the whole run.",
-}
+OPTIMIZERS = {"galore": "galore-torch==1.0", "apollo": "apollo-torch==1.0.3"}
 
 
-class HuggingFace(Emitter):
+class HuggingFace(ScriptEmitter):
     """TRL 1.16 SFTTrainer, PEFT 0.21.2, transformers 5.23."""
 
     id = "hf"
+    folder = "huggingface"
+    header = """\
+# Read by train.py. The sections `training`, `peft` and `quantization` are the arguments of trl.SFTConfig, the PEFT
+# config of that peft_type, and transformers.BitsAndBytesConfig, under their own names; more of theirs can be added.
+"""
+    comments: ClassVar = {
+        "model": "A 16-bit dtype gives way to what the machine has (see precision).",
+        "precision": "What is computed in: bf16, fp16, fp32, or auto for the machine's best.",
+        "mixed_precision": "Autocast, and for fp16 a gradient scaler.",
+        "peft": "What is trained beside the frozen model; null: parts of the model itself.",
+        "loraplus_lr_ratio": "B's learning rate over A's.",
+        "trained_layers": "How many of the last layers are trained.",
+        "adalora": "Shares of all steps before the pruning of ranks begins, and after it ends.",
+        "training": TRAINING_COMMENT,
+    }
 
     def packages(self, plan: Plan) -> tuple[str, ...]:
-        """The tested set; bitsandbytes and DeepSpeed only where the plan uses them."""
+        """The tested set; bitsandbytes, DeepSpeed and packages of optimizers only where the plan uses them."""
         versions = load_platforms()["hf"].versions
         quantized = plan.quantization in QUANTIZED or "8bit" in plan.optimizer or plan.optimizer.startswith("paged")
         needs = {name: version for name, version in versions.items() if name != "bitsandbytes" or quantized}
         pins = [f"{name}=={version}" for name, version in needs.items()]
+        pins += [OPTIMIZERS[plan.method]] if plan.method in OPTIMIZERS else []
         return (*pins, *([DEEPSPEED] if plan.sharding.startswith("zero") else []))
 
-    def refusal(self, plan: Plan, model: ModelSpec, source: Source) -> str | None:
-        """What TRL, PEFT and transformers cannot do, and what is not emitted yet."""
-        forms = FORMS.get(plan.task)
-        if forms is None:
-            return f"the task {plan.task} is not emitted for Hugging Face yet, only {' and '.join(FORMS)}"
-        if model.kind != "causal-lm":
-            return f"{model.name} is an {model.kind}: only causal language models are emitted"
-        if source.form not in forms:
-            return f"the task {plan.task} needs rows of {' or '.join(forms)}, not {source.form}"
+    def scripts(self, plan: Plan) -> tuple[str, ...]:
+        """AdaLoRA and LoRA+ need a trainer of their own."""
+        return ("train.py", *([f"{plan.method}.py"] if plan.method in ("adalora", "loraplus") else []))
+
+    def config(self, plan: Plan, model: ModelSpec, model_ref: str) -> dict[str, Any]:
+        """In the words of TRL, PEFT and transformers."""
+        return build_config(plan, model, model_ref)
+
+    def plan_refusal(self, plan: Plan, model: ModelSpec) -> str | None:
+        """What TRL, PEFT and transformers cannot do, and methods that are not emitted yet."""
         return _method_refusal(plan) or _precision_refusal(plan) or _fixed_refusal(plan) or sharding_refusal(plan)
-
-    def command(self, plan: Plan) -> tuple[str, ...]:
-        """`python train.py`, through accelerate where there are several cards."""
-        if plan.n_gpus == 1:
-            return ("python", "train.py")
-        return ("python", "-m", "accelerate.commands.launch", "--config_file", "accelerate.yaml", "train.py")
-
-    def files(self, plan: Plan, model: ModelSpec, source: Source, forecast: Forecast | None) -> dict[str, str]:
-        """Script, settings, versions and a page to read; the values stand in YAML only, never in code."""
-        parts = ["train.py", *(["adalora.py"] if plan.method == "adalora" else [])]
-        found = {"progress.py": template("common", "progress.py")}
-        found |= {name: template("huggingface", name) for name in parts}
-        found["config.yaml"] = dump_config(config.build_config(plan, model, source.model_ref))
-        found["requirements.txt"] = "\n".join(self.packages(plan)) + "\n"
-        if plan.n_gpus > 1:
-            found["accelerate.yaml"] = yaml.safe_dump(accelerate_config(plan), sort_keys=False)
-        trainable = get_method(plan.method).trainable_parameters(model, plan)
-        found["README.md"] = readme(plan, model, source, trainable, " ".join(self.command(plan)), forecast)
-        return found
 
 
 def _method_refusal(plan: Plan) -> str | None:
     """Methods without a script, and options that the method does not know or cannot take here."""
-    if plan.method not in config.METHODS:
-        return f"{plan.method} is not emitted for Hugging Face yet, only {', '.join(sorted(config.METHODS))}"
-    known = config.METHOD_OPTIONS.get(plan.method, frozenset())
-    unknown = sorted(set(plan.method_options) - known)
-    if unknown:
-        return f"{plan.method} knows no option {', '.join(unknown)}" + (
-            f" (it knows {', '.join(sorted(known))})" * bool(known)
-        )
+    if plan.method not in METHODS:
+        return f"{plan.method} is not emitted for Hugging Face yet, only {', '.join(sorted(METHODS))}"
+    reason = option_refusal(plan, OPTIONS.get(plan.method, frozenset())) or adapter_refusal(plan)
+    if reason is not None:
+        return reason
     initial = str(plan.method_options.get("init_lora_weights", ""))
     if plan.quantization in QUANTIZED and (initial.startswith("pissa") or initial == "loftq"):
         return f"init_lora_weights={initial!r} starts from the float weights, which a {plan.quantization} base has not"
@@ -113,28 +93,9 @@ def _fixed_refusal(plan: Plan) -> str | None:
         return "gradient_checkpointing 'unsloth' exists in Unsloth only"
     if plan.loss_kernel not in (None, "fused"):
         return f"TRL 1.16 always computes the loss from a fused LM head, never from {plan.loss_kernel} logits"
-    if plan.optimizer in ("muon", "adamw_torch_forloop"):
-        return f"transformers 5.23 has no optim named {plan.optimizer}"
     if plan.keep_outputs:
         return "TRL's trainer does not keep the model's outputs"
-    if not plan.zero_grad_set_to_none:
-        return "transformers' Trainer always frees gradients (zero_grad_set_to_none)"
-    return None
-
-
-def dump_config(values: dict[str, Any]) -> str:
-    """YAML with a comment above the sections that need one."""
-    parts = [HEADER]
-    for key, value in values.items():
-        comment = f"# {COMMENTS[key]}\n" if key in COMMENTS else ""
-        parts.append(comment + _dump({key: value}))
-    return "\n".join(parts)
-
-
-def _dump(section: dict[str, Any]) -> str:
-    """Readable where it can be: PyYAML loses some Unicode line ends unless all of Unicode is escaped."""
-    text = yaml.safe_dump(section, sort_keys=False, allow_unicode=True, width=110)
-    return text if yaml.safe_load(text) == section else yaml.safe_dump(section, sort_keys=False, width=110)
+    return optimizer_refusal(plan)
 
 
 EMITTER = HuggingFace()

@@ -2,50 +2,27 @@
 
 from typing import Any
 
-from advisor.plans import LEARNING_RATE, QLORA_LARGE_MODEL, QLORA_LARGE_MODEL_RATE
-from estimators.methods import get_method
-from estimators.methods.adalora import initial_rank
+from advisor.emit.defaults import checkpoints, choose_precision, evaluations, learning_rate
+from advisor.emit.peft_config import LORA_OPTIONS, LORA_VARIANTS, PEFT_OPTIONS, peft_config
+from estimators.methods.freeze import trainable_layers
 from profiles.model import ModelSpec
-from profiles.plan import FOUR_BIT, QUANTIZED, FloatType, Plan
+from profiles.plan import FOUR_BIT, QUANTIZED, Plan
 
 DTYPES: dict[str, str] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
-# LoRA's variants are options of its config class.
-LORA_VARIANTS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "qlora": {},
-    "dora": {"use_dora": True},
-    "rslora": {"use_rslora": True},
-    "pissa": {"init_lora_weights": "pissa"},
+PROJECTED = {"galore": "galore_adamw", "apollo": "apollo_adamw"}  # transformers' names of their optimizers
+ADAPTERS = frozenset({"adalora", "oft", "ia3", "vera", "loha", "lokr", "miss", "fourierft", "ln_tuning"})
+SOFT_PROMPTS = frozenset({"prompt", "prefix", "ptuning"})
+METHODS = frozenset({*LORA_VARIANTS, *ADAPTERS, *SOFT_PROMPTS, *PROJECTED, "full", "bitfit", "freeze"})
+OPTIONS = PEFT_OPTIONS | {
+    "loraplus": LORA_OPTIONS | {"loraplus_lr_ratio"},
+    "freeze": frozenset({"freeze_trainable_layers"}),
 }
-METHODS = frozenset({*LORA_VARIANTS, "full", "adalora", "bitfit", "prompt", "prefix", "ptuning"})
-
-# Options that only one method knows, in PEFT's own names.
-LORA_OPTIONS = frozenset({"use_dora", "use_rslora", "init_lora_weights"})
-METHOD_OPTIONS: dict[str, frozenset[str]] = {
-    "lora": LORA_OPTIONS,
-    "qlora": LORA_OPTIONS,
-    "adalora": frozenset({"init_r", "deltaT", "beta1", "beta2", "orth_reg_weight"}),
-    "prompt": frozenset({"prompt_tuning_init", "prompt_tuning_init_text"}),
-    "ptuning": frozenset({"encoder_reparameterization_type", "encoder_num_layers", "encoder_dropout"}),
-}
+LORAPLUS_RATIO = 16  # the paper's choice (arXiv 2402.12354)
 
 # AdaLoRA's own scripts (QingruZhang/AdaLoRA) spend about a tenth of the steps at the full rank and a fifth to a third
 # at the final one.
 ADALORA_WARMUP, ADALORA_FINAL = 0.1, 0.3
-
-EVALUATIONS, EVALUATIONS_EARLY_STOPPING = 4, 10  # over the whole run; transformers reads eval_steps < 1 as a share
-CHECKPOINTS = 10
-STEPS_PER_EVALUATION = 4  # of a run so short that ten evaluations would cost more than its training
-
-
-def choose_precision(plan: Plan) -> FloatType | None:
-    """The dtype to compute in; None leaves it to the machine that the run finds itself on."""
-    if plan.compute_dtype is not None:
-        return plan.compute_dtype
-    if plan.quantization in ("bf16", "fp16"):
-        return plan.quantization
-    return "fp32" if plan.quantization == "fp32" and plan.mixed_precision is not True else None
 
 
 def build_config(plan: Plan, model: ModelSpec, model_ref: str) -> dict[str, Any]:
@@ -67,11 +44,20 @@ def build_config(plan: Plan, model: ModelSpec, model_ref: str) -> dict[str, Any]
         "method": plan.method,
         "peft": peft_config(plan, model),
         "adapter_dtype": plan.adapter_dtype,
-        **({"adalora": {"warmup": ADALORA_WARMUP, "final": ADALORA_FINAL}} if plan.method == "adalora" else {}),
+        **method_settings(plan),
         "early_stopping_patience": plan.early_stopping_patience,
         "expandable_segments": plan.expandable_segments,
         "training": training(plan, model),
     }
+
+
+def method_settings(plan: Plan) -> dict[str, Any]:
+    """What only the script of one method reads."""
+    if plan.method == "adalora":
+        return {"adalora": {"warmup": ADALORA_WARMUP, "final": ADALORA_FINAL}}
+    if plan.method == "loraplus":
+        return {"loraplus_lr_ratio": plan.method_options.get("loraplus_lr_ratio", LORAPLUS_RATIO)}
+    return {"trained_layers": trainable_layers(plan)} if plan.method == "freeze" else {}
 
 
 def quantization(plan: Plan) -> dict[str, Any] | None:
@@ -87,55 +73,8 @@ def quantization(plan: Plan) -> dict[str, Any] | None:
     }
 
 
-def peft_config(plan: Plan, model: ModelSpec) -> dict[str, Any] | None:
-    """Arguments of the method's PEFT config class; None where the base itself is trained."""
-    kind = get_method(plan.method).peft_type
-    if kind is None:
-        return None
-    config: dict[str, Any] = {"peft_type": kind, "task_type": "CAUSAL_LM"}
-    if get_method(plan.method).uses_rank:
-        options = LORA_VARIANTS.get(plan.method, {}) | plan.method_options
-        # alpha = 2 r is the usual choice; rsLoRA divides by sqrt(r) only, so there alpha = r is ample.
-        alpha = plan.lora_alpha or plan.lora_rank * (1 if options.get("use_rslora") else 2)
-        whole = plan.target_modules == ("all-linear",)
-        config |= {
-            "target_modules": "all-linear" if whole else list(plan.target_modules),
-            "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
-            "lora_dropout": plan.lora_dropout,
-        }
-        if plan.method == "adalora":
-            config |= {"init_r": initial_rank(plan), "target_r": plan.lora_rank}
-            config["total_step"] = 1  # PEFT wants a number; the run sets the true one when it knows it
-        else:
-            config |= {"r": plan.lora_rank, **LORA_VARIANTS[plan.method]}
-    else:
-        config["num_virtual_tokens"] = plan.num_virtual_tokens
-    if plan.method == "prompt":  # from real tokens: 11 points better than random on GSM8K (PEFT method_comparison)
-        config["prompt_tuning_init"] = "SAMPLE_VOCAB"
-    if plan.method == "prefix":
-        config["prefix_projection"] = plan.prefix_projection
-        if plan.prefix_projection:
-            config["encoder_hidden_size"] = plan.encoder_hidden_size or model.hidden_size
-    if plan.method == "ptuning":
-        config["encoder_hidden_size"] = plan.encoder_hidden_size or model.embeddings[0].width
-    return config | plan.method_options
-
-
-def learning_rate(plan: Plan, model: ModelSpec) -> float:
-    """As planned, else the method's published starting point."""
-    if plan.learning_rate is not None:
-        return plan.learning_rate
-    if plan.method == "qlora" and model.parameters > QLORA_LARGE_MODEL:
-        return QLORA_LARGE_MODEL_RATE
-    return LEARNING_RATE.get(plan.method, LEARNING_RATE["lora"])
-
-
 def training(plan: Plan, model: ModelSpec) -> dict[str, Any]:
     """Arguments of trl.SFTConfig. `warmup_steps` below 1 is a share: transformers 5.23 has no warmup_ratio."""
-    early = plan.early_stopping_patience > 0
-    evaluations = EVALUATIONS_EARLY_STOPPING if early else EVALUATIONS
-    if plan.max_steps is not None:
-        evaluations = max(1, min(evaluations, plan.max_steps // STEPS_PER_EVALUATION))
     return {
         "max_length": plan.seq_len,
         "packing": plan.packing,
@@ -149,18 +88,30 @@ def training(plan: Plan, model: ModelSpec) -> dict[str, Any]:
         "warmup_steps": plan.warmup_ratio,
         "weight_decay": plan.weight_decay,
         "max_grad_norm": plan.max_grad_norm,
-        "optim": plan.optimizer,
+        **optimizer(plan),
         "num_train_epochs": plan.num_epochs,
         "max_steps": plan.max_steps or -1,
         "seed": plan.seed,
         "logging_steps": 1,
         "eval_strategy": "steps",
         "eval_on_start": True,
-        "eval_steps": 1 / evaluations,
+        "eval_steps": 1 / evaluations(plan),
         "save_strategy": "steps",
-        "save_steps": 1 / (evaluations if early else CHECKPOINTS),  # the best is looked for among the evaluated
+        "save_steps": 1 / checkpoints(plan),
         "save_total_limit": 2,
-        "load_best_model_at_end": early,
+        "load_best_model_at_end": plan.early_stopping_patience > 0,
         "disable_tqdm": True,
         "report_to": "none",
+    }
+
+
+def optimizer(plan: Plan) -> dict[str, Any]:
+    """GaLore and APOLLO are optimizers: theirs stands in the place of the plan's AdamW."""
+    if plan.method not in PROJECTED:
+        return {"optim": plan.optimizer}
+    whole = plan.target_modules == ("all-linear",)
+    return {
+        "optim": PROJECTED[plan.method],
+        "optim_target_modules": "all-linear" if whole else list(plan.target_modules),
+        "optim_args": f"rank={plan.lora_rank}",
     }

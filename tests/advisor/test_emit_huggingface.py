@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advisor.emit import Forecast, Source, emit
-from advisor.emit.huggingface import dump_config
 from advisor.emit.huggingface_config import METHODS
+from advisor.emit.yaml_text import dump_commented
 from advisor.plans import LEARNING_RATE, QLORA_LARGE_MODEL_RATE
 from estimators.interval import Interval
 from estimators.methods import methods
@@ -43,13 +43,22 @@ CELLS = [
     ("dora", "bf16"),
     ("rslora", "bf16"),
     ("pissa", "fp32"),
+    ("loraplus", "bf16"),
+    ("loraplus", "nf4-dq"),
+    *[(method, "bf16") for method in ("oft", "ia3", "vera", "loha", "lokr", "miss", "fourierft", "ln_tuning")],
+    ("oft", "nf4-dq"),
+    ("ia3", "int8"),
+    *[(method, "bf16") for method in ("freeze", "galore", "apollo")],
 ]
 
 
 def plan(method: str = "lora", quantization: str = "bf16", **changes: Any) -> Plan:
     checkpointing = "none" if method == "prefix" else "full"
     values = {"model": "tiny", "gpu": "rtx4090", "method": method, "quantization": quantization}
-    return Plan.model_validate({**values, "gradient_checkpointing": checkpointing, **changes})
+    options = {"fourierft": {"n_frequency": 100}, "freeze": {"freeze_trainable_layers": 1}}.get(method, {})
+    return Plan.model_validate(
+        {**values, "gradient_checkpointing": checkpointing, "method_options": options, **changes}
+    )
 
 
 def config(plan: Plan, model: Any = MODEL, source: Source = SOURCE) -> dict[str, Any]:
@@ -59,7 +68,7 @@ def config(plan: Plan, model: Any = MODEL, source: Source = SOURCE) -> dict[str,
 
 def test_the_cells_cover_all_methods() -> None:
     assert {method for method, _ in CELLS} == METHODS
-    assert len(METHODS) == 11
+    assert len(METHODS) == 23
     eight = {name for name, method in methods().items() if method.framework}
     assert len(eight) == 8
     assert eight < METHODS
@@ -91,7 +100,8 @@ def test_the_platforms_own_classes_take_the_config(method: str, quantization: st
     assert training.per_device_train_batch_size == training.per_device_eval_batch_size == 3
     assert training.gradient_accumulation_steps == 5
     assert training.gradient_checkpointing is (method != "prefix")
-    assert training.learning_rate == LEARNING_RATE.get(method, LEARNING_RATE["lora"])
+    like = "lora" if methods()[method].peft_type else "full"
+    assert training.learning_rate == LEARNING_RATE.get(method, LEARNING_RATE[like])
     assert training.get_warmup_steps(200) == 6
     assert training.save_strategy.value == "steps"
     if found["quantization"] is None:
@@ -109,11 +119,12 @@ def test_the_platforms_own_classes_take_the_config(method: str, quantization: st
     assert peft.peft_type.value == methods()[method].peft_type
     if methods()[method].uses_rank:
         assert (peft.target_r if method == "adalora" else peft.r) == 6
+        assert peft.target_modules == "all-linear"
+    if peft.peft_type.value == "LORA":
         assert peft.lora_alpha == (6 if method == "rslora" else 12)
         assert peft.use_dora is (method == "dora")
         assert peft.init_lora_weights == ("pissa" if method == "pissa" else True)
-        assert peft.target_modules == "all-linear"
-    else:
+    if methods()[method].adds_tokens or methods()[method].adds_keys:
         assert peft.num_virtual_tokens == 20
 
 
@@ -136,6 +147,9 @@ def test_the_real_adapter_has_the_predicted_parameters(method: str, quantization
     elif method == "bitfit":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.endswith(".bias"))
+    elif method == "freeze":
+        model.requires_grad_(False)
+        model.model.layers[-found["trained_layers"] :].requires_grad_(True)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained == methods()[method].trainable_parameters(MODEL, wanted) > 0
 
@@ -180,7 +194,7 @@ def test_values_survive_yaml_and_never_reach_the_code(name: str, target: str) ->
             assert odd.files[file] == reference.files[file]
     assert odd.command == reference.command
     section = {"peft": {"target_modules": [target], target: 1.0e-7}}
-    assert yaml.safe_load(dump_config(section)) == section
+    assert yaml.safe_load(dump_commented(section, {})) == section
 
 
 @given(name=hostile)
@@ -212,7 +226,8 @@ def test_arguments_that_newer_releases_removed_are_not_written() -> None:
 def test_only_what_the_method_needs_is_written() -> None:
     files = {method: set(emit(plan(method), MODEL, SOURCE).files) for method in ("lora", "adalora")}
     assert files["adalora"] - files["lora"] == {"adalora.py"}
-    assert files["lora"] == {"train.py", "progress.py", "config.yaml", "requirements.txt", "README.md", "plan.json"}
+    scripts = {"train.py", "precision.py", "progress.py", "rows.py", "running.py"}
+    assert files["lora"] == {*scripts, "config.yaml", "requirements.txt", "README.md", "plan.json"}
     assert "bitsandbytes" not in emit(plan(), MODEL, SOURCE).files["requirements.txt"]
     assert "bitsandbytes==" in emit(plan("qlora", "nf4-dq"), MODEL, SOURCE).files["requirements.txt"]
     assert "bitsandbytes==" in emit(plan(optimizer="adamw_8bit"), MODEL, SOURCE).files["requirements.txt"]
@@ -221,7 +236,7 @@ def test_only_what_the_method_needs_is_written() -> None:
 def test_the_script_is_python_that_imports_nothing_of_ours() -> None:
     files = emit(plan("adalora"), MODEL, SOURCE).files
     scripts = [name for name in files if name.endswith(".py")]
-    assert len(scripts) == 3
+    assert len(scripts) == 6
     for name in scripts:
         modules = {
             alias.name if isinstance(node, ast.Import) else node.module
@@ -233,6 +248,9 @@ def test_the_script_is_python_that_imports_nothing_of_ours() -> None:
 
 
 REFUSED = {
+    "alpha of VeRA": ({"method": "vera", "lora_alpha": 8}, "no alpha"),
+    "dropout of OFT": ({"method": "oft", "lora_dropout": 0.1}, "no dropout"),
+    "BAdam": ({"method": "badam"}, "not emitted"),
     "loss kernel": ({"loss_kernel": "full"}, "fused"),
     "unsloth's checkpointing": ({"gradient_checkpointing": "unsloth"}, "Unsloth"),
     "kept outputs": ({"keep_outputs": True}, "outputs"),

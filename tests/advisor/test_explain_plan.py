@@ -45,7 +45,7 @@ def test_a_story_names_what_counts_and_its_numbers_are_those_of_the_estimate():
         ({"gradient_checkpointing": "none"}, "activations are kept"),
         ({"gpu": "t4"}, "4-bit with fp16 compute"),
         ({"early_stopping_patience": 3}, "stops early after 3"),
-        ({"platform": "unsloth", "gradient_checkpointing": "unsloth"}, "run by hand"),
+        ({"platform": "unsloth", "gradient_checkpointing": "unsloth"}, "not run here"),
         ({"gpu": {"memory_gib": 24}}, "Its speed is not known"),
         ({"model": "bert-base", "method": "lora", "quantization": "fp32", "task": "classification", "seq_len": 128},
          "classification"),

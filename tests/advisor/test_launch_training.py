@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
-from advisor.dataset import read_dataset, split, write_normalised
 from advisor.emit import Source, emit, write_emission
+from advisor.emit.huggingface_config import METHODS
 from advisor.facts import resolve_model
 from advisor.feedback import compare, measure_run, record_run
 from advisor.launch import launchers, load_run_file
 from advisor.launch.metrics import read_course
 from advisor.launch.monitor import PlainLog
+from benchmarks.methods_on_cpu import CELLS, tiny_plan, train, write_run, write_sums
+from benchmarks.tiny_model import build_model
+from estimators.methods import get_method
 from profiles.errors import InvalidInputError
 from profiles.plan import Plan
 from profiles.store import Store
@@ -24,49 +27,6 @@ from profiles.store import Store
 pytestmark = pytest.mark.platform
 ROOT = Path(__file__).parents[2]
 STEPS = 24
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def build_model(folder: Path, *, bias: bool = False) -> Path:
-    """A Llama of 90 000 random weights, with a tokenizer of bytes."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    torch.manual_seed(0)
-    tokens = ["<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")  # no pad token, as Llama's
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(tokens), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, attention_bias=bias, tie_word_embeddings=True,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
-def write_run(folder: Path, plan: Plan, rows: Path) -> Path:
-    parts = split(read_dataset(rows), plan.eval_fraction, plan.seed)
-
-    def add_data(out: Path) -> None:
-        write_normalised(parts.train, out / "data" / "train.jsonl")
-        write_normalised(parts.evaluation, out / "data" / "eval.jsonl")
-
-    source = Source(model_ref=str(plan.model), form=parts.train.format.form)
-    return write_emission(emit(plan, resolve_model(plan.model), source), folder, add_data=add_data)
-
-
-def tiny_plan(model: Path, method: str = "lora", **changes: Any) -> Plan:
-    values = {"model": str(model), "gpu": "cpu", "method": method, "quantization": "fp32", "seq_len": 96}
-    more = {"micro_batch_size": 8, "max_steps": 10, "learning_rate": 1e-2, "eval_fraction": 0.1}
-    return Plan.model_validate({**values, **more, **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -76,10 +36,7 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    rows = [{"instruction": f"{i} plus {j}?", "output": f"The sum is {i + j}."} for i in range(10) for j in range(10)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_sums(tmp_path_factory.mktemp("data") / "sums.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -149,25 +106,14 @@ def test_a_run_without_steps_is_no_measurement(tiny: Path, sums: Path, tmp_path:
         measure_run(folder)
 
 
-CELLS = {
-    "full": {},
-    "bitfit": {},
-    "adalora": {"max_steps": 30},
-    "prompt": {"learning_rate": 0.3},
-    "prefix": {"gradient_checkpointing": "none"},
-    "ptuning": {},
-    "qlora": {"quantization": "nf4-dq"},
-}
+def test_the_cells_are_all_methods() -> None:
+    assert set(CELLS) == METHODS
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", CELLS)
-def test_every_method_trains_and_loads_again(method: str, sums: Path, tmp_path: Path) -> None:
-    model = build_model(tmp_path / "model", bias=method == "bitfit")
-    folder = write_run(tmp_path / "run", tiny_plan(model, method, **CELLS[method]), sums)
-    state = launchers()["local"].run(folder, PlainLog())
-    assert state.status == "finished", (folder / "runs/train.log").read_text()[-2000:]
-    course = read_course(folder / "runs" / "metrics.jsonl")
+def test_every_method_trains_and_loads_again(method: str, tmp_path: Path) -> None:
+    folder, course = train(method, tmp_path)
     assert course.start is not None
     assert course.start.trainable_parameters == load_run_file(folder).trainable_parameters
     assert course.eval_losses[-1][1] < course.eval_losses[0][1]
@@ -175,11 +121,25 @@ def test_every_method_trains_and_loads_again(method: str, sums: Path, tmp_path: 
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM
 
-    kind = AutoModelForCausalLM if method in ("full", "bitfit") else AutoPeftModelForCausalLM
+    kind = AutoPeftModelForCausalLM if get_method(method).peft_type else AutoModelForCausalLM
     kind.from_pretrained(folder / "model")
     if method == "adalora":
         pattern = json.loads((folder / "model" / "adapter_config.json").read_text())["rank_pattern"]
         assert sum(map(sum, pattern.values())) == 16 * len(pattern)  # pruned from 24 each to the target on average
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "stop"), [("adalora", 3), ("adalora", 24), ("loraplus", 3), ("galore", 3), ("apollo", 3)]
+)
+def test_what_has_states_of_its_own_goes_on_from_its_checkpoint(
+    method: str, stop: int, tiny: Path, sums: Path, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "run", tiny_plan(tiny, method, **{**CELLS[method], "max_steps": 30}), sums)
+    local = launchers()["local"]
+    assert local.run(folder, StopAtStep(stop)).status == "stopped"
+    assert local.run(folder, PlainLog(), resume=True).status == "finished", (folder / "runs/train.log").read_text()
+    assert [step.step for step in read_course(folder / "runs" / "metrics.jsonl").steps] == list(range(1, 31))
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 import pytest
 
-from advisor.axes import accumulation, checkpointings, micro_batches
+from advisor.axes import accumulation, checkpointings, micro_batches, shardings
 from advisor.plans import RULES, Cell, draft_plan, enumerate_cells, name_card, screen_cell
 from advisor.request import Request
 from estimators.methods import framework_methods
@@ -69,6 +69,15 @@ def test_hardware_rules(make_facts):
     assert reason(make_facts(vendor="AMD"), "unsloth", "lora", "bf16")[0] == "platform-hardware"
 
 
+def test_adapters_that_unsloth_would_pass_over_are_no_plans(make_facts):
+    opt = {"model_type": "opt", "hidden_size": 64, "ffn_dim": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    facts = make_facts(config={**opt, "vocab_size": 128, "max_position_embeddings": 2048})
+    found = reason(facts, "unsloth", "lora", "bf16")
+    assert found[0] == "platform-layers"
+    assert "fc1" in found[1]
+    assert reason(facts, "unsloth", "full", "bf16") is reason(facts, "hf", "lora", "bf16") is None
+
+
 def test_the_request_restricts(make_facts):
     facts = make_facts()
     assert reason(facts, "hf", "lora", "bf16", methods=("full",))[0] == "not-asked-for"
@@ -80,7 +89,7 @@ def test_the_request_restricts(make_facts):
 
 def test_every_rule_has_a_test_above():
     exercised = {"not-asked-for", "low-code", "platform-method", "platform-quantization", "platform-hardware",
-                 "card-dtype", "fp16-gradients", "deployment", "method"}  # fmt: skip
+                 "platform-layers", "card-dtype", "fp16-gradients", "deployment", "method"}  # fmt: skip
     assert set(RULES) - exercised == {"platform-task"}
 
 
@@ -108,8 +117,17 @@ def test_small_data_turns_the_guards_on(make_facts):
     assert small.eval_fraction > large.eval_fraction
 
 
-def test_prefix_tuning_is_never_checkpointed():
-    assert checkpointings(Cell("hf", "prefix", "bf16")) == ("none",)
+def test_checkpointing_is_what_the_platform_has(make_facts):
+    assert checkpointings(Cell("hf", "prefix", "bf16"), make_facts()) == ("none",)
+    assert checkpointings(Cell("hf", "lora", "bf16"), make_facts()) == ("none", "full")
+    assert checkpointings(Cell("unsloth", "lora", "bf16"), make_facts(seq_len=512)) == ("none", "unsloth")
+    assert checkpointings(Cell("unsloth", "lora", "bf16"), make_facts(seq_len=511)) == ("none", "full")
+
+
+def test_unsloth_is_not_sharded(make_facts):
+    facts = make_facts(n_gpus=2)
+    assert shardings(Cell("hf", "lora", "bf16"), facts) == ("ddp", "fsdp2")
+    assert shardings(Cell("unsloth", "lora", "bf16"), facts) == ("ddp",)
 
 
 def test_a_plan_names_its_card_so_that_it_can_be_replayed(make_facts):

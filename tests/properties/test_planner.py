@@ -58,12 +58,13 @@ def facts(draw: st.DrawFn) -> Facts:
 
 
 @st.composite
-def small_axes(draw: st.DrawFn, cell: Cell, n_gpus: int) -> Axes:
+def small_axes(draw: st.DrawFn, cell: Cell, known: Facts) -> Axes:
     """Any choice of values on every axis, in any order of preference."""
 
     def some(values: tuple[object, ...]) -> tuple[object, ...]:
         return tuple(draw(st.lists(st.sampled_from(values), min_size=1, max_size=2, unique=True)))
 
+    n_gpus = known.hardware.n_gpus
     no_packing = get_method(cell.method).adds_keys or cell.platform == "unsloth"
     counts = tuple(n for n in (1, 2, 4) if n <= n_gpus)
     return Axes(
@@ -75,7 +76,7 @@ def small_axes(draw: st.DrawFn, cell: Cell, n_gpus: int) -> Axes:
         shardings=("none",) if n_gpus == 1 else some(("ddp", "fsdp2")),  # type: ignore[arg-type]
         n_gpus=some(counts),  # type: ignore[arg-type]
         packings=(False,) if no_packing else some((False, True)),  # type: ignore[arg-type]
-        checkpointings=checkpointings(cell),
+        checkpointings=checkpointings(cell, known),
         attentions=("auto",) if cell.platform == "unsloth" else some(("sdpa", "eager")),  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -93,7 +94,7 @@ def requests() -> st.SearchStrategy[Request]:
 @given(st.data(), facts(), st.sampled_from(CELLS), requests())
 def test_the_search_is_brute_force(data: st.DataObject, known: Facts, cell: Cell, request: Request) -> None:
     """Every plan of the product through the estimators themselves, one by one: the same plan is first."""
-    axes = data.draw(small_axes(cell, known.hardware.n_gpus))
+    axes = data.draw(small_axes(cell, known))
     draft = draft_plan(cell, request, known)
     search = Search(cell, axes, request, known, figures_of(draft, known))
     found = next(search.levels(), None)
@@ -123,7 +124,7 @@ def test_the_search_is_brute_force(data: st.DataObject, known: Facts, cell: Cell
 @settings(max_examples=80, deadline=None)
 @given(st.data(), facts(), st.sampled_from(CELLS), requests())
 def test_fast_figures_are_the_estimators(data: st.DataObject, known: Facts, cell: Cell, request: Request) -> None:
-    axes = data.draw(small_axes(cell, known.hardware.n_gpus))
+    axes = data.draw(small_axes(cell, known))
     draft = draft_plan(cell, request, known)
     fast = PlanFigures(draft, known.model, known.hardware)
     slow = ReferenceFigures(draft, known.model, known.hardware)

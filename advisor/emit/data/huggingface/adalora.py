@@ -1,5 +1,7 @@
 """What AdaLoRA needs beyond its PEFT config: ranks reallocated while training, and the penalty that TRL leaves out."""
 
+import os
+
 import torch
 from transformers import TrainerCallback
 from trl import SFTTrainer
@@ -27,8 +29,36 @@ class RankAllocation(TrainerCallback):
         model.base_model.update_and_allocate(state.global_step + 1)
 
 
+WHOLE = "adalora.pt"  # in a checkpoint: the adapter at its full rank, and the scores that ranks are given by
+SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of PEFT's rank allocator
+
+
 class AdaLoraTrainer(SFTTrainer):
-    """Adds the orthogonality penalty. PEFT adds it to outputs.loss, which TRL's fused loss does not read."""
+    """Adds the orthogonality penalty. PEFT adds it to outputs.loss, which TRL's fused loss does not read.
+
+    PEFT saves adapters cut to their present ranks, which no longer fit the model that a run resumes with: checkpoints
+    get the whole ones too.
+    """
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            model = self.accelerator.unwrap_model(self.model)
+            weights = {name: p.detach() for name, p in model.named_parameters() if "lora_" in name}
+            scores = {name: getattr(model.base_model.rankallocator, name) for name in SCORES}
+            ranks = model.peft_config["default"].rank_pattern
+            torch.save({"weights": weights, "scores": scores, "ranks": ranks}, os.path.join(output_dir, WHOLE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        model = self.accelerator.unwrap_model(model or self.model)
+        saved = torch.load(os.path.join(resume_from_checkpoint, WHOLE), map_location=self.args.device)
+        model.load_state_dict(saved["weights"], strict=False)
+        for name, value in saved["scores"].items():
+            setattr(model.base_model.rankallocator, name, value)
+        model.peft_config["default"].rank_pattern = saved["ranks"]
+
+    def _load_best_model(self):
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of SFTTrainer plus orth_reg_weight times the mean of ||A A^T - I|| and ||B^T B - I||."""

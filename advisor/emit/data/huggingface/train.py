@@ -5,7 +5,6 @@ Ctrl-C stops after the step at hand, with a checkpoint.
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 
@@ -18,9 +17,11 @@ if CONFIG["expandable_segments"]:  # torch reads it when it is imported
 
 import torch  # noqa: E402
 from accelerate import PartialState  # noqa: E402
-from datasets import Dataset  # noqa: E402
 from peft import get_peft_config, prepare_model_for_kbit_training  # noqa: E402
+from precision import DTYPES, choose_precision  # noqa: E402
 from progress import Progress  # noqa: E402
+from rows import load_rows  # noqa: E402
+from running import CHECKPOINTS, find_checkpoint, run  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -29,25 +30,6 @@ from transformers import (  # noqa: E402
     set_seed,
 )
 from trl import SFTConfig, SFTTrainer  # noqa: E402
-from trl.chat_template_utils import get_training_chat_template  # noqa: E402
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-CHECKPOINTS = Path("runs/checkpoints")
-
-
-def choose_precision(wanted):
-    """'bf16', 'fp16' or 'fp32': the wanted one where this machine has it."""
-    if not torch.cuda.is_available():
-        best, supported = "fp32", ("bf16", "fp32")
-    elif torch.cuda.is_bf16_supported(including_emulation=False):
-        best, supported = "bf16", ("bf16", "fp16", "fp32")
-    else:
-        best, supported = "fp16", ("fp16", "fp32")
-    if wanted in supported:
-        return wanted
-    if wanted != "auto":
-        print(f"note: no {wanted} on this machine, computing in {best}; memory and speed will differ")
-    return best
 
 
 def load_model(precision):
@@ -82,46 +64,28 @@ def load_model(precision):
     return model
 
 
-def load_rows(path, tokenizer, training):
-    """The rows of a JSON Lines file. The loss is taken on answers only, wherever rows tell question from answer."""
-    if not Path(path).is_file():
-        return None
-    with open(path, encoding="utf-8") as file:  # load_dataset would take brackets in the folder's name for a pattern
-        rows = Dataset.from_list([json.loads(line) for line in file])
-    columns = rows.column_names
-    chats = "messages" in columns or ("prompt" in columns and not isinstance(rows[0]["prompt"], str))
-    if chats and tokenizer.chat_template is None:
-        raise SystemExit(
-            "The rows are conversations, but this model's tokenizer has no chat template.\n"
-            "Take an instruction-tuned model, or rows with prompt and completion as plain text."
-        )
-    if "messages" not in columns:
-        return rows  # prompt + completion: TRL masks the prompt by itself; text: all of it is learned
-    try:
-        get_training_chat_template(tokenizer)
-        training["assistant_only_loss"] = True
-        return rows
-    except ValueError:
-        # TRL cannot mark the assistant's turns of this template: learn the last answer, given all before it.
-        print("note: this chat template cannot be masked by turn; of each conversation the last answer is learned")
-        return rows.filter(lambda row: row["messages"][-1]["role"] == "assistant").map(
-            lambda row: {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]},
-            remove_columns=["messages"],
-        )
+def train_last_layers(model, count):
+    """Only the last `count` layers get gradients."""
+    depth = model.config.num_hidden_layers
+    layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth)
+    model.requires_grad_(False)
+    layers[-count:].requires_grad_(True)
 
 
-def last_checkpoint():
-    """The newest complete checkpoint. trainer_state.json is written last: a folder without it was cut off."""
-    complete = [path.parent for path in CHECKPOINTS.glob("checkpoint-*/trainer_state.json")]
-    if not complete:
-        raise SystemExit("There is no checkpoint to resume from: run without --resume.")
-    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2])))
+def projector_class(method):
+    """What the optimizer keeps of each matrix."""
+    if method == "galore":
+        from galore_torch.galore_projector import GaLoreProjector
+
+        return GaLoreProjector
+    from apollo_torch.random_projector import GradientProjector
+
+    return GradientProjector
 
 
 def main(resume):
     """Load, train, save."""
-    if not resume and any(CHECKPOINTS.glob("checkpoint-*")):  # of two runs in one folder a resume could take either
-        raise SystemExit("runs/ holds an earlier run: add --resume to go on with it, or move runs/ away.")
+    checkpoint = find_checkpoint(resume)
     PartialState()  # picks this process's GPU before anything is loaded
     training = CONFIG["training"]
     set_seed(training["seed"])  # adapters are initialised before the trainer would do this
@@ -135,6 +99,8 @@ def main(resume):
     if CONFIG["method"] == "bitfit":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.endswith(".bias"))
+    elif CONFIG["method"] == "freeze":
+        train_last_layers(model, CONFIG["trained_layers"])
 
     trainer_class, progress = SFTTrainer, Progress()
     callbacks = [progress]
@@ -143,6 +109,12 @@ def main(resume):
 
         trainer_class = AdaLoraTrainer
         callbacks.append(RankAllocation(**CONFIG["adalora"]))
+    elif CONFIG["method"] == "loraplus":
+        from loraplus import loraplus_trainer
+
+        trainer_class = loraplus_trainer(CONFIG["loraplus_lr_ratio"])
+    elif CONFIG["method"] in ("galore", "apollo"):
+        torch.serialization.add_safe_globals([projector_class(CONFIG["method"])])  # --resume meets it in checkpoints
     if CONFIG["early_stopping_patience"] and eval_rows is not None:
         callbacks.append(EarlyStoppingCallback(CONFIG["early_stopping_patience"]))
     trainer = trainer_class(
@@ -172,24 +144,7 @@ def main(resume):
             f"Nothing to train: the model has no parameters that {CONFIG['method']} trains"
             + (" (it has no biases)." if CONFIG["method"] == "bitfit" else ".")
         )
-
-    try:
-        trainer.train(resume_from_checkpoint=last_checkpoint() if resume else None)
-    except torch.OutOfMemoryError:
-        progress.write("end", status="out-of-memory", step=trainer.state.global_step)
-        raise
-    if progress.stopping:
-        progress.write("end", status="stopped", step=trainer.state.global_step)
-        print("Stopped. `python train.py --resume` goes on from the checkpoint.")
-        raise SystemExit(130)
-    history = trainer.state.log_history
-    evaluated = any("eval_loss" in entry and entry["step"] == trainer.state.global_step for entry in history)
-    if eval_rows is not None and (training["load_best_model_at_end"] or not evaluated):
-        trainer.evaluate()
-    trainer.save_model("model")
-    progress.write("end", status="finished", step=trainer.state.global_step)
-    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
-    print(json.dumps({"steps": trainer.state.global_step, "eval_losses": losses}))
+    run(trainer, progress, checkpoint)
 
 
 if __name__ == "__main__":

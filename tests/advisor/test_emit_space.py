@@ -1,0 +1,114 @@
+"""The whole plan space through the Hugging Face emitter, each project read by the platform's own classes."""
+
+import json
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from advisor.emit import Emission, Source, emit
+from advisor.emit.huggingface import EMITTER
+from estimators.methods import get_method, methods
+from profiles.catalog import load_optimizers
+from profiles.families import describe_model
+from profiles.plan import FOUR_BIT, Plan, Quantization
+
+pytestmark = [pytest.mark.slow, pytest.mark.platform]
+LLAMA = {
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 259,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "attention_bias": True,
+}  # fmt: skip
+MODEL = describe_model(LLAMA, "tiny")
+SPREADS: list[dict[str, Any]] = [
+    {"n_gpus": 4, "sharding": sharding, "offload_optimizer": optimizer, "offload_parameters": parameters}
+    for sharding in ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+    for optimizer in (False, True)
+    for parameters in (False, True)
+]
+
+
+def space() -> Iterator[Plan]:
+    """Every method, storage, optimizer and checkpointing on one card; every sharding and offloading on four."""
+    for method, stored in product(sorted(methods()), get_args(Quantization)):
+        if method == "lora" and stored in FOUR_BIT:
+            continue  # the plan calls it qlora
+        options = {"llama_pro": {"num_expand": 1}, "freeze": {"freeze_trainable_layers": 1}}.get(method, {})
+        given = {
+            "model": "tiny", "gpu": "rtx4090", "method": method, "quantization": stored, "lora_rank": 6, "seq_len": 300,
+            "method_options": {"n_frequency": 99} if method == "fourierft" else options,
+        }  # fmt: skip
+        for optimizer, checkpointing in product(sorted(load_optimizers()), ("none", "full")):
+            yield Plan.model_validate({**given, "optimizer": optimizer, "gradient_checkpointing": checkpointing})
+        for spread, checkpointing in product(SPREADS, ("none", "full")):
+            yield Plan.model_validate({**given, **spread, "gradient_checkpointing": checkpointing})
+
+
+def is_offered(plan: Plan) -> bool:
+    """Whether neither the method nor the platform refuses."""
+    return not (get_method(plan.method).refusal(MODEL, plan) or EMITTER.refusal(plan, MODEL, Source(model_ref="x")))
+
+
+@pytest.fixture(scope="module")
+def projects() -> list[Emission]:
+    return [emit(plan, MODEL, Source(model_ref="org/tiny")) for plan in space() if is_offered(plan)]
+
+
+def unique(projects: list[Emission], section: str) -> list[tuple[Plan, Any]]:
+    """Sections of config.yaml, one of each kind, each with a plan that gave it."""
+    found: dict[str, tuple[Plan, Any]] = {}
+    for project in projects:
+        values = yaml.load(project.files["config.yaml"], Loader=yaml.CSafeLoader)[section]
+        found.setdefault(json.dumps(values, sort_keys=True), (project.plan, values))
+    return list(found.values())
+
+
+def test_the_space_is_large_and_every_method_that_has_a_script_is_in_it(projects: list[Emission]) -> None:
+    from advisor.emit.huggingface_config import METHODS
+
+    assert len(projects) == 4332
+    assert {project.plan.method for project in projects} == METHODS
+    assert {project.plan.sharding for project in projects} == {"none", "ddp", "fsdp2", "zero1", "zero2", "zero3"}
+
+
+def test_trl_builds_every_training_section(projects: list[Emission], tmp_path: Any) -> None:
+    from trl import SFTConfig
+
+    sections, own = unique(projects, "training"), {"galore": "galore_adamw", "apollo": "apollo_adamw"}
+    for plan, values in sections:
+        built = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **values)
+        assert built.max_length == plan.seq_len
+        assert built.gradient_checkpointing is (plan.gradient_checkpointing == "full")
+        assert built.optim.value == own.get(plan.method, plan.optimizer)
+    assert len(sections) == 136
+
+
+def test_peft_builds_every_adapter_section(projects: list[Emission]) -> None:
+    from peft import get_peft_config
+
+    sections = [(plan, values) for plan, values in unique(projects, "peft") if values is not None]
+    for plan, values in sections:
+        built = get_peft_config(dict(values))
+        assert built.peft_type.value == get_method(plan.method).peft_type
+        for key, value in values.items():
+            kept = getattr(built, key)
+            assert (kept.value if key == "peft_type" else kept) == (set(value) if isinstance(kept, set) else value)
+    assert len(sections) == 16
+
+
+def test_bitsandbytes_and_accelerate_read_what_is_theirs(projects: list[Emission], tmp_path: Any) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+    from transformers import BitsAndBytesConfig
+
+    stored = [values for _, values in unique(projects, "quantization") if values is not None]
+    assert len([BitsAndBytesConfig(**values) for values in stored]) == 4
+    texts = {p.files["accelerate.yaml"]: p.plan for p in projects if "accelerate.yaml" in p.files}
+    kinds = {"ddp": "MULTI_GPU", "fsdp2": "FSDP"}
+    for text, plan in texts.items():
+        path = tmp_path / "accelerate.yaml"
+        path.write_text(text)
+        read = load_config_from_file(str(path))
+        assert read.num_processes == 4
+        assert read.distributed_type.value == kinds.get(plan.sharding, "DEEPSPEED")
+    assert len(texts) == 10
