@@ -205,10 +205,10 @@ _ALL = (
 )
 CRITERIA = {criterion.id: criterion for criterion in _ALL}
 ORDER: dict[Goal, tuple[str, ...]] = {
-    "balanced": ("emitted", "quality", "method", "storage", "format", "time", "headroom", "ease", "maturity"),
-    "best": ("emitted", "quality", "capacity", "method", "storage", "format", "time", "headroom", "ease", "maturity"),
-    "fast": ("emitted", "quality-floor", "time", "quality", "method", "format", "headroom", "ease", "maturity"),
-    "cheap": ("emitted", "quality-floor", "cost", "headroom", "quality", "method", "format", "ease", "maturity"),
+    "balanced": ("emitted", "quality", "method", "storage", "format", "time", "headroom", "maturity", "ease"),
+    "best": ("emitted", "quality", "capacity", "method", "storage", "format", "time", "headroom", "maturity", "ease"),
+    "fast": ("emitted", "quality-floor", "time", "quality", "method", "format", "headroom", "maturity", "ease"),
+    "cheap": ("emitted", "quality-floor", "cost", "headroom", "quality", "method", "format", "maturity", "ease"),
 }
 
 

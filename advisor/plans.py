@@ -12,7 +12,8 @@ from advisor.request import Request
 from estimators.methods import get_method
 from profiles.catalog import load_gpus
 from profiles.gpu import Hardware
-from profiles.plan import FOUR_BIT, Plan, Quantization
+from profiles.model import ModelSpec
+from profiles.plan import FOUR_BIT, QUANTIZED, Plan, Quantization
 from profiles.platform import load_platforms
 from profiles.units import BILLION
 
@@ -122,6 +123,22 @@ def card_dtype(cell: Cell, request: Request, facts: Facts) -> str | None:
     return None
 
 
+def as_stored(cell: Cell, request: Request, facts: Facts) -> str | None:
+    """The platform cannot convert the weights as it loads them."""
+    return storage_refusal(cell.method, cell.quantization, facts.model) if cell.platform == "llamafactory" else None
+
+
+def storage_refusal(method: str, quantization: str, model: ModelSpec) -> str | None:
+    """LLaMA-Factory 0.9.5 (model/loader.py, torch_dtype="auto") loads weights in the dtype that they are stored in.
+
+    Full fine-tuning is free of that: what it trains becomes fp32. A config.json that names no dtype means bf16 here.
+    """
+    chosen, stored = get_method(method), model.stored_dtype or "bf16"
+    if quantization in (*QUANTIZED, stored) or (chosen.trains_base and not chosen.in_half):
+        return None
+    return f"LLaMA-Factory loads weights as they are stored, in {stored}, and has no key to load them as {quantization}"
+
+
 def fp16_gradients(cell: Cell, request: Request, facts: Facts) -> str | None:
     """Loss scaling refuses fp16 gradients; LLaMA-Factory keeps trained weights in fp32 and is free of that."""
     trains_base = cell.method in ("full", "bitfit")
@@ -150,6 +167,7 @@ RULES: dict[str, Rule] = {
     "platform-task": platform_task,
     "platform-hardware": platform_hardware,
     "card-dtype": card_dtype,
+    "platform-storage": as_stored,
     "fp16-gradients": fp16_gradients,
     "deployment": deployment,
     "method": method_refusal,

@@ -8,6 +8,7 @@ from advisor.emit import huggingface_config as config
 from advisor.emit.accelerate import accelerate_config, sharding_refusal
 from advisor.emit.base import Emitter, Forecast, Source, template
 from advisor.emit.readme import readme
+from advisor.emit.yaml_text import dump_commented
 from estimators.methods import get_method
 from profiles.model import ModelSpec
 from profiles.plan import QUANTIZED, Plan
@@ -123,18 +124,8 @@ def _fixed_refusal(plan: Plan) -> str | None:
 
 
 def dump_config(values: dict[str, Any]) -> str:
-    """YAML with a comment above the sections that need one."""
-    parts = [HEADER]
-    for key, value in values.items():
-        comment = f"# {COMMENTS[key]}\n" if key in COMMENTS else ""
-        parts.append(comment + _dump({key: value}))
-    return "\n".join(parts)
-
-
-def _dump(section: dict[str, Any]) -> str:
-    """Readable where it can be: PyYAML loses some Unicode line ends unless all of Unicode is escaped."""
-    text = yaml.safe_dump(section, sort_keys=False, allow_unicode=True, width=110)
-    return text if yaml.safe_load(text) == section else yaml.safe_dump(section, sort_keys=False, width=110)
+    """YAML with a comment above the sections that need one, and a blank line between them."""
+    return "\n".join([HEADER, *(dump_commented({key: value}, COMMENTS) for key, value in values.items())])
 
 
 EMITTER = HuggingFace()

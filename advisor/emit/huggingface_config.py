@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from advisor.plans import LEARNING_RATE, QLORA_LARGE_MODEL, QLORA_LARGE_MODEL_RATE
+from advisor.emit.defaults import checkpoints, choose_precision, evaluations, learning_rate
 from estimators.methods import get_method
 from estimators.methods.adalora import initial_rank
 from profiles.model import ModelSpec
-from profiles.plan import FOUR_BIT, QUANTIZED, FloatType, Plan
+from profiles.plan import FOUR_BIT, QUANTIZED, Plan
 
 DTYPES: dict[str, str] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
@@ -33,19 +33,6 @@ METHOD_OPTIONS: dict[str, frozenset[str]] = {
 # AdaLoRA's own scripts (QingruZhang/AdaLoRA) spend about a tenth of the steps at the full rank and a fifth to a third
 # at the final one.
 ADALORA_WARMUP, ADALORA_FINAL = 0.1, 0.3
-
-EVALUATIONS, EVALUATIONS_EARLY_STOPPING = 4, 10  # over the whole run; transformers reads eval_steps < 1 as a share
-CHECKPOINTS = 10
-STEPS_PER_EVALUATION = 4  # of a run so short that ten evaluations would cost more than its training
-
-
-def choose_precision(plan: Plan) -> FloatType | None:
-    """The dtype to compute in; None leaves it to the machine that the run finds itself on."""
-    if plan.compute_dtype is not None:
-        return plan.compute_dtype
-    if plan.quantization in ("bf16", "fp16"):
-        return plan.quantization
-    return "fp32" if plan.quantization == "fp32" and plan.mixed_precision is not True else None
 
 
 def build_config(plan: Plan, model: ModelSpec, model_ref: str) -> dict[str, Any]:
@@ -121,21 +108,8 @@ def peft_config(plan: Plan, model: ModelSpec) -> dict[str, Any] | None:
     return config | plan.method_options
 
 
-def learning_rate(plan: Plan, model: ModelSpec) -> float:
-    """As planned, else the method's published starting point."""
-    if plan.learning_rate is not None:
-        return plan.learning_rate
-    if plan.method == "qlora" and model.parameters > QLORA_LARGE_MODEL:
-        return QLORA_LARGE_MODEL_RATE
-    return LEARNING_RATE.get(plan.method, LEARNING_RATE["lora"])
-
-
 def training(plan: Plan, model: ModelSpec) -> dict[str, Any]:
     """Arguments of trl.SFTConfig. `warmup_steps` below 1 is a share: transformers 5.23 has no warmup_ratio."""
-    early = plan.early_stopping_patience > 0
-    evaluations = EVALUATIONS_EARLY_STOPPING if early else EVALUATIONS
-    if plan.max_steps is not None:
-        evaluations = max(1, min(evaluations, plan.max_steps // STEPS_PER_EVALUATION))
     return {
         "max_length": plan.seq_len,
         "packing": plan.packing,
@@ -156,11 +130,11 @@ def training(plan: Plan, model: ModelSpec) -> dict[str, Any]:
         "logging_steps": 1,
         "eval_strategy": "steps",
         "eval_on_start": True,
-        "eval_steps": 1 / evaluations,
+        "eval_steps": 1 / evaluations(plan),
         "save_strategy": "steps",
-        "save_steps": 1 / (evaluations if early else CHECKPOINTS),  # the best is looked for among the evaluated
+        "save_steps": 1 / checkpoints(plan),
         "save_total_limit": 2,
-        "load_best_model_at_end": early,
+        "load_best_model_at_end": plan.early_stopping_patience > 0,
         "disable_tqdm": True,
         "report_to": "none",
     }

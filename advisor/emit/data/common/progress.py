@@ -10,7 +10,8 @@ import resource
 import signal
 import sys
 import time
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -18,7 +19,16 @@ from transformers import TrainerCallback
 
 METRICS = Path("runs/metrics.jsonl")
 STOP = Path("runs/stop")
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "llamafactory", "unsloth")
+
+
+def versions():
+    """Those of PACKAGES that are installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def memory():
@@ -69,7 +79,7 @@ class Progress(TrainerCallback):
             trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
             device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             processes=args.world_size,
-            versions={name: version(name) for name in PACKAGES},
+            versions=versions(),
         )
 
     def on_step_begin(self, args, state, control, **kwargs):
@@ -91,7 +101,7 @@ class Progress(TrainerCallback):
         """A training log: the loss is a number by now, so the device has done the work that the clock measured."""
         if "loss" not in logs or self.started is None:
             return
-        total_tokens = logs.get("num_tokens", 0)
+        total_tokens = logs.get("num_tokens", logs.get("num_input_tokens_seen", 0))  # TRL's count, else transformers'
         self.write(
             "step",
             step=state.global_step,
