@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check test-slow bench grid prove-throughput clean
+.PHONY: setup demo test check test-slow bench grid prove-throughput prove-llamafactory clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,12 @@ prove-throughput: setup
 	$(BIN)/python demo/prepare.py demo-out/assets
 	$(BIN)/python -m benchmarks.prove_throughput
 	$(BIN)/python -m benchmarks.calibrated_throughput
+
+# LLaMA-Factory's own parser on 3,265 emitted projects, and real CPU training (about half an hour). Its interpreter comes
+# from `ftadvise env create llamafactory`, or is named in FTADVISE_LLAMAFACTORY_PYTHON; ZeRO's part also needs deepspeed.
+prove-llamafactory: setup
+	$(BIN)/python -m pytest -m platform tests/advisor/test_llamafactory_installed.py \
+		tests/advisor/test_launch_llamafactory.py
 
 clean:
 	rm -rf $(VENV) .cache demo-out

@@ -136,6 +136,8 @@ def _task_refusal(plan: Plan, model: ModelSpec, source: Source) -> str | None:
         return f"the task {plan.task} needs rows of {' or '.join(forms)}, not {source.form}"
     if plan.packing and plan.task not in ("sft", "pretrain"):
         return f"LLaMA-Factory does not pack rows of {source.form}"
+    if plan.method == "pissa" and plan.task in ("dpo", "kto"):
+        return f"LLaMA-Factory has no reference model for PiSSA, whose base is changed, which {plan.task} needs"
     if plan.early_stopping_patience and not source.held_out:
         return "early stopping needs held-out rows: eval_fraction is 0"
     return None

@@ -38,7 +38,9 @@ METHOD_OPTIONS: dict[str, frozenset[str]] = {
     "oft": frozenset({"r", "oft_block_size", "modules_to_save"}),
     "freeze": frozenset({"freeze_trainable_layers"}),
 }
-OTHER_HEADS = frozenset({"gpt_neox"})  # in transformers 5.6 its head is called embed_out
+# Where `all` finds other modules than transformers 5.23's (transformers 5.6): GPT-NeoX's head is called embed_out,
+# DeepSeek-V2's router is a Linear, Llama 4's none by name.
+NAMED_TARGETS = frozenset({"gpt_neox", "deepseek_v2", "llama4_text"})
 ATTENTION = {"auto": "auto", "sdpa": "sdpa", "eager": "disabled", "flash_attention_2": "fa2"}
 
 FORMS: dict[Task, tuple[Form, ...]] = {
@@ -124,12 +126,12 @@ def method_arguments(plan: Plan, model: ModelSpec, source: Source) -> Arguments:
 
 
 def targets(plan: Plan, model: ModelSpec) -> str:
-    """Names with commas between. LLaMA-Factory's `all` is every nn.Linear except one named lm_head."""
+    """Names with commas between. LLaMA-Factory's `all` is every class called Linear except one named lm_head."""
     if plan.target_modules != ("all-linear",):
         return ",".join(plan.target_modules)
     linears = [x for group in model.layers for x in group.block.linears if x.kind != "parameter"]
-    others = model.extra_linears or model.model_type in OTHER_HEADS
-    if not others and all(x.kind == "linear" for x in linears):
+    named = model.extra_linears or model.model_type in NAMED_TARGETS
+    if not named and all(x.kind == "linear" for x in linears):
         return "all"
     return ",".join(sorted({x.name.rsplit(".", 1)[-1] for x in linears}))
 
