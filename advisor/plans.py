@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, get_args
 from advisor.recommendation import Dropped, Facts
 from advisor.request import Request
 from estimators.methods import get_method
+from estimators.regime import default_compute_dtype
 from profiles.catalog import load_gpus
 from profiles.gpu import Hardware
 from profiles.model import ModelSpec
@@ -125,16 +126,27 @@ def card_dtype(cell: Cell, request: Request, facts: Facts) -> str | None:
 
 def as_stored(cell: Cell, request: Request, facts: Facts) -> str | None:
     """The platform cannot convert the weights as it loads them."""
-    return storage_refusal(cell.method, cell.quantization, facts.model) if cell.platform == "llamafactory" else None
+    if cell.platform != "llamafactory":
+        return None
+    compute = default_compute_dtype(facts.hardware.gpu)
+    return storage_refusal(cell.method, cell.quantization, compute, facts.model)
 
 
-def storage_refusal(method: str, quantization: str, model: ModelSpec) -> str | None:
+def storage_refusal(method: str, quantization: str, compute: str, model: ModelSpec) -> str | None:
     """LLaMA-Factory 0.9.5 (model/loader.py, torch_dtype="auto") loads weights in the dtype that they are stored in.
 
-    Full fine-tuning is free of that: what it trains becomes fp32. A config.json that names no dtype means bf16 here.
+    Full fine-tuning is free of that: what it trains becomes fp32. Over a quantised base of bf16 weights fp16's autocast
+    fails (in the rotary embedding: torch's autocast does not mix the two), and fp32 leftovers take more memory than
+    estimated. A config.json that names no dtype means bf16 here.
     """
     chosen, stored = get_method(method), model.stored_dtype or "bf16"
-    if quantization in (*QUANTIZED, stored) or (chosen.trains_base and not chosen.in_half):
+    if chosen.trains_base and not chosen.in_half:
+        return None
+    if quantization in QUANTIZED:
+        if compute in ("fp32", stored):
+            return None
+        return f"what LLaMA-Factory does not quantise stays as it is stored, in {stored}, which {compute} cannot use"
+    if quantization == stored:
         return None
     return f"LLaMA-Factory loads weights as they are stored, in {stored}, and has no key to load them as {quantization}"
 

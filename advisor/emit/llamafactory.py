@@ -187,7 +187,7 @@ def _precision_refusal(plan: Plan, model: ModelSpec) -> str | None:
         return f"LLaMA-Factory keeps adapters in fp32, not {plan.adapter_dtype}"
     if plan.kbit_prepared:
         return "LLaMA-Factory does not call prepare_model_for_kbit_training"
-    return storage_refusal(plan.method, stored, model)
+    return storage_refusal(plan.method, stored, config.compute_dtype(plan), model)
 
 
 def _fixed_refusal(plan: Plan) -> str | None:

@@ -156,7 +156,6 @@ def test_a_quantised_base(quantization: str, written: dict[str, Any]) -> None:
     [
         ({}, {"bf16": True}),
         ({"quantization": "fp16", "method": "full"}, {"fp16": True}),
-        ({"quantization": "nf4-dq", "gpu": "t4"}, {"fp16": True}),
         ({"quantization": "nf4-dq", "gpu": None}, {"bf16": True}),
         ({"quantization": "fp32", "method": "full"}, {}),
         ({"mixed_precision": False}, {}),
@@ -167,6 +166,14 @@ def test_a_quantised_base(quantization: str, written: dict[str, Any]) -> None:
 def test_precision_is_always_said_since_llamafactory_chooses_none(changes: dict[str, Any], flags: Any) -> None:
     found = arguments(plan(**changes))
     assert {key: found[key] for key in ("bf16", "fp16", "use_cpu") if key in found} == flags
+
+
+def test_a_quantised_base_is_computed_in_the_dtype_of_the_checkpoint() -> None:
+    stored = describe_model({**CONFIG, "torch_dtype": "float16"}, "tiny")
+    assert arguments(plan("qlora", "nf4-dq", gpu="t4"), model=stored)["fp16"] is True
+    for model, card in ((MODEL, "t4"), (stored, "rtx4090")):
+        with pytest.raises(UnsupportedError, match="as it is stored"):
+            emit(plan("qlora", "nf4-dq", gpu=card), model, CHATS)
 
 
 def test_checkpointing_is_always_said_since_it_is_on_by_itself() -> None:

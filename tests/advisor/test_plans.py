@@ -73,8 +73,12 @@ def test_llamafactory_takes_weights_as_they_are_stored(make_facts):
     assert reason(unnamed, "llamafactory", "lora", "bf16") is None
     assert reason(stored, "llamafactory", "lora", "fp32") is None
     assert reason(stored, "llamafactory", "lora", "bf16")[0] == "platform-storage"
-    for cell in (("llamafactory", "full", "bf16"), ("llamafactory", "qlora", "nf4-dq"), ("hf", "lora", "bf16")):
-        assert reason(stored, *cell) is None  # what LLaMA-Factory trains becomes fp32; what it quantises is converted
+    assert reason(stored, "llamafactory", "qlora", "nf4-dq")[0] == "platform-storage"
+    for cell in (("llamafactory", "full", "bf16"), ("hf", "lora", "bf16")):
+        assert reason(stored, *cell) is None  # what LLaMA-Factory trains becomes fp32; Hugging Face converts
+    assert reason(unnamed, "llamafactory", "qlora", "nf4-dq") is None
+    assert reason(make_facts(bf16=False), "llamafactory", "qlora", "nf4-dq")[0] == "platform-storage"
+    assert reason(make_facts(vendor="CPU"), "llamafactory", "qlora", "nf4-dq") is None
 
 
 def test_hardware_rules(make_facts):

@@ -59,6 +59,12 @@ def fit_model():
     """What only the model's own files can tell."""
     name = ARGUMENTS["model_name_or_path"]
     stored, planned = AutoConfig.from_pretrained(name).dtype, STORED.get(PLAN["quantization"])
+    half = next((STORED[key] for key in ("bf16", "fp16") if ARGUMENTS.get(key)), None)
+    if ARGUMENTS.get("quantization_bit") and half is not None and stored not in (None, half, torch.float32):
+        raise SystemExit(
+            f"What is not quantised stays in {stored}, as it is stored, and autocast in {half} fails over that.\n"
+            f"Take a card or a checkpoint of the other kind."
+        )
     if planned is not None and stored not in (None, planned):
         print(f"note: the weights are stored and loaded in {stored}, not {planned}; memory and speed may differ")
     tokenizer = AutoTokenizer.from_pretrained(name)
