@@ -48,7 +48,7 @@ COMMENTS = {
     "ddp_timeout": "Seconds: the other cards wait while the first one reads the data.",
     "per_device_eval_batch_size": "Its default of 8 could need more memory than the training itself.",
     "early_stopping_steps": "Evaluations without a gain before the run stops.",
-    "include_num_input_tokens_seen": "Counts the tokens that are no padding.",
+    "include_num_input_tokens_seen": "Counts tokens; non_padding: without padding.",
 }
 
 
@@ -119,10 +119,10 @@ def _notes(plan: Plan, source: Source) -> list[str]:
     if plan.sharding == "fsdp2":
         return []
     run = "`llamafactory-cli train train.yaml`" if plan.n_gpus == 1 else "`FORCE_TORCHRUN=1 llamafactory-cli train ...`"
-    plain = source.form == "prompt-completion" and not source.conversational
+    plain = source.form != "text" and config.choose_template(source) == "empty"
     return [
         f"{run} trains the same way, without progress and with the result in `runs/checkpoints`"
-        + (", and without an end-of-text token after the completions" if plain else "")
+        + (", and without the tokens that begin and end a text" if plain else "")
     ]
 
 

@@ -62,7 +62,7 @@ def build_arguments(plan: Plan, model: ModelSpec, source: Source) -> dict[str, A
         "data": data_arguments(plan, source),
         "training": training_arguments(plan, model),
         "evaluation": evaluation_arguments(plan, source),
-        "output": output_arguments(plan),
+        "output": output_arguments(plan, source),
     }
 
 
@@ -224,12 +224,13 @@ def evaluation_arguments(plan: Plan, source: Source) -> Arguments:
     return found
 
 
-def output_arguments(plan: Plan) -> Arguments:
-    """What is written, and where."""
+def output_arguments(plan: Plan, source: Source) -> Arguments:
+    """What is written, and where. The mask of packed examples is no count of tokens, so all of a packed row count."""
+    packed = plan.packing and source.form != "text"
     return {
         "output_dir": "runs/checkpoints",
         "logging_steps": 1,
-        "include_num_input_tokens_seen": "non_padding",
+        "include_num_input_tokens_seen": "all" if packed else "non_padding",
         "save_strategy": "steps",
         "save_steps": 1 / checkpoints(plan),
         "save_total_limit": 2,
