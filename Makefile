@@ -48,7 +48,7 @@ prove-throughput: setup
 	$(BIN)/python -m benchmarks.prove_throughput
 	$(BIN)/python -m benchmarks.calibrated_throughput
 
-# LLaMA-Factory's own parser on 3,265 emitted projects, and real CPU training (about half an hour). Its interpreter comes
+# LLaMA-Factory's own parser on 3,120 emitted projects, and real CPU training (about half an hour). Its interpreter comes
 # from `ftadvise env create llamafactory`, or is named in FTADVISE_LLAMAFACTORY_PYTHON; ZeRO's part also needs deepspeed.
 prove-llamafactory: setup
 	$(BIN)/python -m pytest -m platform tests/advisor/test_llamafactory_installed.py \
