@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check test-slow bench grid prove-throughput prove-methods prove-unsloth clean
+.PHONY: setup demo test check test-slow bench grid prove-throughput prove-methods prove-unsloth prove-llamafactory clean
 
 setup: $(STAMP)
 
@@ -55,6 +55,12 @@ prove-methods: setup
 # Unsloth's projects against the installed package, without a GPU (its environment: `ftadvise env create unsloth --cpu`)
 prove-unsloth: setup
 	$(BIN)/python -m pytest -rs tests/advisor/test_unsloth_installed.py
+
+# LLaMA-Factory's own parser on 3,120 emitted projects, and real CPU training (about half an hour). Its interpreter comes
+# from `ftadvise env create llamafactory`, or is named in FTADVISE_LLAMAFACTORY_PYTHON; ZeRO's part also needs deepspeed.
+prove-llamafactory: setup
+	$(BIN)/python -m pytest -m platform tests/advisor/test_llamafactory_installed.py \
+		tests/advisor/test_launch_llamafactory.py
 
 clean:
 	rm -rf $(VENV) .cache demo-out

@@ -223,10 +223,10 @@ CRITERIA = {criterion.id: criterion for criterion in _ALL}
 # something, on a platform that ran it.
 FIRST = ("emitted", "quality-floor", "ran")
 ORDER: dict[Goal, tuple[str, ...]] = {
-    "balanced": ("quality", "method", "storage", "format", "time", "headroom", "ease", "maturity"),
-    "best": ("quality", "capacity", "method", "storage", "format", "time", "headroom", "ease", "maturity"),
-    "fast": ("time", "quality", "method", "format", "headroom", "ease", "maturity"),
-    "cheap": ("cost", "headroom", "quality", "method", "format", "ease", "maturity"),
+    "balanced": ("quality", "method", "storage", "format", "time", "headroom", "maturity", "ease"),
+    "best": ("quality", "capacity", "method", "storage", "format", "time", "headroom", "maturity", "ease"),
+    "fast": ("time", "quality", "method", "format", "headroom", "maturity", "ease"),
+    "cheap": ("cost", "headroom", "quality", "method", "format", "maturity", "ease"),
 }
 
 

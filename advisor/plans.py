@@ -11,10 +11,11 @@ from advisor.recommendation import Dropped, Facts
 from advisor.request import Request
 from estimators.methods import get_method
 from estimators.methods.base import target_linears
+from estimators.regime import default_compute_dtype
 from profiles.catalog import load_gpus
 from profiles.gpu import Hardware
 from profiles.model import ModelSpec
-from profiles.plan import FOUR_BIT, Plan, Quantization
+from profiles.plan import FOUR_BIT, QUANTIZED, Plan, Quantization
 from profiles.platform import load_platforms
 from profiles.units import BILLION
 
@@ -142,6 +143,33 @@ def card_dtype(cell: Cell, request: Request, facts: Facts) -> str | None:
     return None
 
 
+def as_stored(cell: Cell, request: Request, facts: Facts) -> str | None:
+    """The platform cannot convert the weights as it loads them."""
+    if cell.platform != "llamafactory":
+        return None
+    compute = default_compute_dtype(facts.hardware.gpu)
+    return storage_refusal(cell.method, cell.quantization, compute, facts.model)
+
+
+def storage_refusal(method: str, quantization: str, compute: str, model: ModelSpec) -> str | None:
+    """LLaMA-Factory 0.9.5 (model/loader.py, torch_dtype="auto") loads weights in the dtype that they are stored in.
+
+    Full fine-tuning is free of that: what it trains becomes fp32. Over a quantised base of bf16 weights fp16's autocast
+    fails (in the rotary embedding: torch's autocast does not mix the two), and fp32 leftovers take more memory than
+    estimated. A config.json that names no dtype means bf16 here.
+    """
+    chosen, stored = get_method(method), model.stored_dtype or "bf16"
+    if chosen.trains_base and not chosen.in_half:
+        return None
+    if quantization in QUANTIZED:
+        if compute in ("fp32", stored):
+            return None
+        return f"what LLaMA-Factory does not quantise stays as it is stored, in {stored}, which {compute} cannot use"
+    if quantization == stored:
+        return None
+    return f"LLaMA-Factory loads weights as they are stored, in {stored}, and has no key to load them as {quantization}"
+
+
 def fp16_gradients(cell: Cell, request: Request, facts: Facts) -> str | None:
     """Loss scaling refuses fp16 gradients; LLaMA-Factory keeps trained weights in fp32 and is free of that."""
     trains_base = cell.method in ("full", "bitfit")
@@ -171,6 +199,7 @@ RULES: dict[str, Rule] = {
     "platform-hardware": platform_hardware,
     "platform-layers": platform_layers,
     "card-dtype": card_dtype,
+    "platform-storage": as_stored,
     "fp16-gradients": fp16_gradients,
     "deployment": deployment,
     "method": method_refusal,

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from advisor.emit import Emission, Forecast, Source, emit, write_emission
+from advisor.emit import Emission, Forecast, Source, emit, emitters, write_emission
 from advisor.facts import find_known, find_tokenizer
 from estimators.answer import Estimate
 from profiles.dataset import Form
@@ -29,7 +29,7 @@ def write_project(
         from advisor.dataset import read_dataset
 
         dataset = read_dataset(Path(data))
-        source = _source(plan, dataset.format.form)
+        source = _source(plan, dataset.format.form, conversational=_is_conversational(plan, dataset))
 
         def add_data(folder: Path) -> None:
             _write_data(plan, dataset, folder / "data")
@@ -54,8 +54,20 @@ def find_weights(ref: str | dict[str, Any]) -> str:
     return row.id if row is not None else ref
 
 
-def _source(plan: Plan, form: Form) -> Source:
-    return Source(model_ref=find_weights(plan.model), form=form, held_out=plan.eval_fraction > 0)
+def _source(plan: Plan, form: Form, *, conversational: bool = False) -> Source:
+    return Source(
+        model_ref=find_weights(plan.model),
+        form=form,
+        conversational=conversational,
+        held_out=plan.eval_fraction > 0,
+    )
+
+
+def _is_conversational(plan: Plan, dataset: Any) -> bool:
+    """As the first example says; instructions become plain texts where the model has no chat template."""
+    if dataset.format.name == "alpaca":
+        return _has_chat_template(plan.model, "alpaca")
+    return any(isinstance(value, list) for value in next(iter(dataset), {}).values())
 
 
 def _without_data(plan: Plan) -> Source:
@@ -67,12 +79,13 @@ def _write_data(plan: Plan, dataset: Any, folder: Path) -> None:
     from advisor.dataset import split, write_normalised
 
     template = _has_chat_template(plan.model, dataset.format.name)
+    adapt = emitters()[plan.platform].adapt_row
     if plan.eval_fraction == 0:
-        write_normalised(dataset, folder / "train.jsonl", chat_template=template)
+        write_normalised(dataset, folder / "train.jsonl", chat_template=template, adapt=adapt)
         return
     train, held_out = split(dataset, plan.eval_fraction, plan.seed)
-    write_normalised(train, folder / "train.jsonl", chat_template=template)
-    write_normalised(held_out, folder / "eval.jsonl", chat_template=template)
+    write_normalised(train, folder / "train.jsonl", chat_template=template, adapt=adapt)
+    write_normalised(held_out, folder / "eval.jsonl", chat_template=template, adapt=adapt)
 
 
 def _has_chat_template(ref: str | dict[str, Any], format_name: str) -> bool:

@@ -11,8 +11,10 @@ from pydantic import Field, PositiveInt
 
 from profiles.record import Record
 
+StoredType = Literal["bf16", "fp16", "fp32"]
 NormKind = Literal["rmsnorm", "layernorm"]
 LinearKind = Literal["linear", "conv1d", "parameter"]
+STORED: dict[str, StoredType] = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 class Linear(Record):
@@ -203,6 +205,12 @@ class ModelSpec(Record):
             + head
             + self.other_parameters
         )
+
+    @cached_property
+    def stored_dtype(self) -> StoredType | None:
+        """What the checkpoint's weights are stored in, as its config.json says; None where it does not."""
+        named = str(self.config.get("dtype") or self.config.get("torch_dtype") or "").removeprefix("torch.")
+        return STORED.get(named)
 
     @cached_property
     def bias_parameters(self) -> int:

@@ -1,19 +1,24 @@
-"""Normalised examples -> a train.jsonl that TRL (and Unsloth, through TRL) reads."""
+"""Normalised examples -> a train.jsonl that TRL reads, or another platform if it is told how."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from advisor.dataset.formats import alpaca_prompt
 from advisor.dataset.reader import Dataset, encode
+from advisor.dataset.turns import Example
 from profiles.errors import InvalidInputError, UnsupportedError
 
 
-def write_normalised(dataset: Dataset, out: Path, *, chat_template: bool = True) -> int:
+def write_normalised(
+    dataset: Dataset, out: Path, *, chat_template: bool = True, adapt: Callable[[Example], Example] | None = None
+) -> int:
     """Write one JSON object a line to `out`, atomically, and return how many.
 
     Without a `chat_template` (a base model's tokenizer), alpaca rows are written as plain prompt and completion.
-    Raises UnsupportedError for conversations then, InvalidInputError if `out` is one of the files being read.
+    `adapt` brings an example into another platform's shape. Raises UnsupportedError for conversations without a
+    template and for what cannot be adapted, InvalidInputError if `out` is one of the files being read.
     """
     if any(out.exists() and out.samefile(file) for file in dataset.files):
         raise InvalidInputError(str(out), "would overwrite the data that is being read", "Choose another file.")
@@ -35,8 +40,8 @@ def write_normalised(dataset: Dataset, out: Path, *, chat_template: bool = True)
                         "and the model's tokenizer has no chat template",
                         "Choose an instruction-tuned model, or rows of prompt and completion as plain texts.",
                     )
-                file.write(encode(example) + b"\n")
                 count += 1
+                file.write(encode(example if adapt is None else _adapted(example, adapt, dataset, count)) + b"\n")
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary.name, 0o644)
@@ -45,6 +50,13 @@ def write_normalised(dataset: Dataset, out: Path, *, chat_template: bool = True)
         os.unlink(temporary.name)
         raise
     return count
+
+
+def _adapted(example: Example, adapt: Callable[[Example], Example], dataset: Dataset, number: int) -> Example:
+    try:
+        return adapt(example)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{dataset.path}, example {number}: {error.message}", error.hint) from None
 
 
 def _is_plain(example: dict[str, object]) -> bool:

@@ -7,6 +7,7 @@ from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
+from typing import Any
 
 from pydantic import field_validator
 
@@ -78,12 +79,13 @@ class Emission(Record):
 class Source(Record):
     """What a run starts from.
 
-    model_ref: hub id or absolute path of the weights. form: what a row of data/train.jsonl is. held_out: whether
-    there is a data/eval.jsonl.
+    model_ref: hub id or absolute path of the weights. form: what an example is. conversational: its parts are lists
+    of messages, not plain texts. held_out: whether there is a data/eval.jsonl.
     """
 
     model_ref: str
     form: Form = "prompt-completion"
+    conversational: bool = False
     held_out: bool = True
 
 
@@ -104,6 +106,10 @@ class Emitter:
     def files(self, plan: Plan, model: ModelSpec, source: Source, forecast: Forecast | None) -> dict[str, str]:
         """Texts by relative path, without plan.json and the data."""
         raise NotImplementedError
+
+    def adapt_row(self, example: dict[str, Any]) -> dict[str, Any]:
+        """A normalised example as this platform reads it, for data/*.jsonl. Raises UnsupportedError: it cannot."""
+        return example
 
     def packages(self, plan: Plan) -> tuple[str, ...]:
         """Exact versions that this plan needs."""

@@ -1,6 +1,6 @@
 """README.md of an emitted folder: the command, what it will do, what was predicted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from advisor.emit.base import Forecast, Source
 from estimators.interval import Interval
@@ -10,9 +10,20 @@ from profiles.units import format_bytes, format_count
 
 
 def readme(
-    plan: Plan, model: ModelSpec, source: Source, trainable: int, command: str, forecast: Forecast | None
+    plan: Plan,
+    model: ModelSpec,
+    source: Source,
+    trainable: int,
+    command: str,
+    forecast: Forecast | None,
+    *,
+    settings: str = "config.yaml",
+    notes: Sequence[str] = (),
 ) -> str:
-    """The page, as Markdown. Names that people chose stand in code spans, without their backticks and line ends."""
+    """The page, as Markdown. Names that people chose stand in code spans, without their backticks and line ends.
+
+    `settings`: the file that a reader edits. `notes`: further points, one a line.
+    """
     share = 100 * trainable / model.parameters
     length = f"{plan.max_steps} steps" if plan.max_steps else f"{plan.num_epochs:g} epochs"
     base = f"{plan.quantization} base" if plan.quantization in QUANTIZED else f"{plan.quantization} weights"
@@ -29,17 +40,21 @@ def readme(
         "```",
         "",
         f"- weights: {_code(source.model_ref)}",
-        "- settings: `config.yaml` (edit it; `train.py` only reads it)",
+        f"- settings: `{settings}` (edit it; `train.py` only reads it)",
         "- data: `data/train.jsonl`" + (", held out: `data/eval.jsonl`" if source.held_out else "; nothing held out"),
         "- progress: `runs/metrics.jsonl`, one JSON object a line; checkpoints: `runs/checkpoints`",
         "- result: `model/`",
         "- Ctrl-C stops after the step at hand, with a checkpoint; the same command with `--resume` goes on from it",
+        *(f"- {note}" for note in notes),
         "",
     ]
     if forecast is not None:
         lines += ["## Predicted", "", *expectations(forecast), ""]
     if plan.n_gpus > 1:
-        lines += ["The settings for several cards follow accelerate's documentation; we have not run them.", ""]
+        lines += [
+            "The settings for several cards follow the platform's own examples; we have not run them on GPUs.",
+            "",
+        ]
     return "\n".join(lines)
 
 

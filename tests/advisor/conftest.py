@@ -1,5 +1,6 @@
 """A small model and stand-in estimators: the decision is tested on numbers that the test can reckon itself."""
 
+import os
 from functools import partial
 
 import pytest
@@ -102,3 +103,16 @@ def make_facts():
 def gib():
     """Bytes of a GiB."""
     return GIB
+
+
+@pytest.fixture(scope="session")
+def llamafactory_python():
+    """An interpreter that has LLaMA-Factory."""
+    named = os.environ.get("FTADVISE_LLAMAFACTORY_PYTHON")
+    if named:
+        return named
+    environments = pytest.importorskip("advisor.environments", reason="needs FTADVISE_LLAMAFACTORY_PYTHON")
+    found = environments.find_environment("llamafactory")
+    if found is None:
+        pytest.skip("no LLaMA-Factory here: `ftadvise env create llamafactory`, or FTADVISE_LLAMAFACTORY_PYTHON")
+    return found.python

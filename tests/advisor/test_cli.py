@@ -213,6 +213,26 @@ def test_emit_writes_a_folder_and_refuses_to_overwrite_it(ask, tmp_path):
     assert ask(*argv, "--force")[0] == 0
 
 
+def test_emit_writes_llamafactorys_project_with_rows_that_it_reads(ask, tmp_path):
+    def turns(i):
+        return [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": str(i)}]
+
+    def write(rows):
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    data, out = tmp_path / "data.jsonl", tmp_path / "run"
+    argv = ["emit", *BASE, "--platform", "llamafactory", "--data", str(data), "-o", str(out)]
+    write({"prompt": turns(i)[:1], "completion": turns(i)[1:]} for i in range(40))
+    assert ask(*argv)[::2] == (0, "")
+    assert {path.name for path in (out / "data").iterdir()} == {"dataset_info.json", "train.jsonl", "eval.jsonl"}
+    rows = [json.loads(line) for line in (out / "data" / "train.jsonl").read_text().splitlines()]
+    assert all(row in [{"messages": turns(i)} for i in range(40)] for row in rows)
+    write({"messages": [turns(i)[0], *turns(i)]} for i in range(40))
+    code, _, err = ask(*argv, "--force")
+    assert code == 2
+    assert "the turns are user, user, assistant" in err
+
+
 def test_emit_writes_nothing_where_nothing_fits(ask, tmp_path):
     argv = ["emit", "--model", "llama-70b", "--vram", "8", "-o", str(tmp_path / "run")]
     code, out, _ = ask(*argv)

@@ -46,6 +46,7 @@ def test_platform_table_covers_every_method_quantization_and_task():
         (("hf", "lora", "nf4"), "method", "QLoRA"),
         (("hf", "bitfit", "bf16"), "method", "no bias"),
         (("hf", "full", "fp16"), "fp16-gradients", "GradScaler"),
+        (("llamafactory", "lora", "fp32"), "platform-storage", "in bf16"),
     ],
 )
 def test_a_drop_names_its_rule_and_reason(make_facts, cell, rule, words):
@@ -60,6 +61,24 @@ def test_what_exists_is_not_dropped(make_facts):
     for cell in (("hf", "lora", "bf16"), ("hf", "prefix", "bf16"), ("llamafactory", "qlora", "nf4-dq"),
                  ("unsloth", "full", "bf16"), ("hf", "adalora", "nf4")):  # fmt: skip
         assert reason(facts, *cell) is None
+
+
+def test_llamafactory_takes_weights_as_they_are_stored(make_facts):
+    unnamed = make_facts()
+    config = {
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "dtype": "float32",
+        "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 128,
+    }  # fmt: skip
+    stored = make_facts(config=config)
+    assert reason(unnamed, "llamafactory", "lora", "bf16") is None
+    assert reason(stored, "llamafactory", "lora", "fp32") is None
+    assert reason(stored, "llamafactory", "lora", "bf16")[0] == "platform-storage"
+    assert reason(stored, "llamafactory", "qlora", "nf4-dq")[0] == "platform-storage"
+    for cell in (("llamafactory", "full", "bf16"), ("hf", "lora", "bf16")):
+        assert reason(stored, *cell) is None  # what LLaMA-Factory trains becomes fp32; Hugging Face converts
+    assert reason(unnamed, "llamafactory", "qlora", "nf4-dq") is None
+    assert reason(make_facts(bf16=False), "llamafactory", "qlora", "nf4-dq")[0] == "platform-storage"
+    assert reason(make_facts(vendor="CPU"), "llamafactory", "qlora", "nf4-dq") is None
 
 
 def test_hardware_rules(make_facts):
@@ -89,7 +108,8 @@ def test_the_request_restricts(make_facts):
 
 def test_every_rule_has_a_test_above():
     exercised = {"not-asked-for", "low-code", "platform-method", "platform-quantization", "platform-hardware",
-                 "platform-layers", "card-dtype", "fp16-gradients", "deployment", "method"}  # fmt: skip
+                 "platform-layers", "card-dtype", "platform-storage", "fp16-gradients", "deployment",
+                 "method"}  # fmt: skip
     assert set(RULES) - exercised == {"platform-task"}
 
 
@@ -149,10 +169,11 @@ def test_the_platform_table_says_what_the_emitters_do():
         "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 128,
     }  # fmt: skip
     model = describe_model(config, "tiny")
+    forms = {"pretrain": "text", "dpo": "preference", "orpo": "preference", "kto": "unpaired-preference"}
     checked = 0
     for name, platform in load_platforms().items():
         for task in platform.tasks:
-            form = "text" if task == "pretrain" else "prompt-completion"
+            form = forms.get(task, "prompt-completion")
             plan = Plan(model="tiny", platform=name, task=task, seq_len=64)
             refusal = emitters()[name].refusal(plan, model, Source(model_ref="tiny", form=form))
             assert (refusal is None) == (task in platform.emitted_tasks), (name, task, refusal)
