@@ -110,9 +110,18 @@ def load_rows(path, tokenizer, training):
         )
 
 
+def is_complete(trainer_state):
+    """Whether the file, which is written last of a checkpoint, is whole: a full disk cuts it short."""
+    try:
+        json.loads(trainer_state.read_bytes())
+    except ValueError:
+        return False
+    return True
+
+
 def last_checkpoint():
-    """The newest complete checkpoint. trainer_state.json is written last: a folder without it was cut off."""
-    complete = [path.parent for path in CHECKPOINTS.glob("checkpoint-*/trainer_state.json")]
+    """The newest complete checkpoint."""
+    complete = [path.parent for path in CHECKPOINTS.glob("checkpoint-*/trainer_state.json") if is_complete(path)]
     if not complete:
         raise SystemExit("There is no checkpoint to resume from: run without --resume.")
     return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2])))
