@@ -16,6 +16,15 @@ POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0
 
 
+def check_running(folder: Path) -> RunState:
+    """The state of a run that goes on. Raises InvalidInputError if none does."""
+    state = read_state(folder)
+    if state is None or state.status != "running":
+        stands = "nothing was launched yet" if state is None else f"the run has ended ({state.status})"
+        raise InvalidInputError(str(folder), stands, "`ftadvise runs` lists what runs.")
+    return state
+
+
 def stop_run(folder: Path, *, kill: bool = False) -> RunState:
     """Ask the trainer to stop after the step at hand with a checkpoint, or kill it; wait until it has ended.
 
@@ -23,10 +32,7 @@ def stop_run(folder: Path, *, kill: bool = False) -> RunState:
         InvalidInputError: nothing runs there.
         AdviseError: it is to be killed, but its process is not known (code 'unknown-process').
     """
-    state = read_state(folder)
-    if state is None or state.status != "running":
-        stands = "nothing was launched yet" if state is None else f"the run has ended ({state.status})"
-        raise InvalidInputError(str(folder), stands, "`ftadvise runs` lists what runs.")
+    state = check_running(folder)
     (folder / STOP).touch()
     if kill:
         if state.pid is None:  # its launcher was killed in the very moment of its start
@@ -39,8 +45,7 @@ def stop_run(folder: Path, *, kill: bool = False) -> RunState:
     while is_held(folder):
         (folder / STOP).touch()  # a trainer that is just beginning removes the one that it finds
         time.sleep(POLL_SECONDS)
-    ended = read_state(folder)
-    return ended if ended is not None else state
+    return read_state(folder) or state
 
 
 def kill_group(pid: int, has_ended: Callable[[], bool]) -> None:

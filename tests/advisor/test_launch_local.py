@@ -25,7 +25,7 @@ from pathlib import Path
 runs = Path("runs"); runs.mkdir(exist_ok=True)
 steps, pause, extra = {steps}, {pause}, {extra!r}
 def write(**event):
-    with open("runs/metrics.jsonl", "a") as f: f.write(json.dumps(event) + "\\n")
+    with open("runs/metrics.jsonl", "a") as f: f.write(json.dumps({{"time": time.time(), **event}}) + "\\n")
 def save(step):
     d = runs / "checkpoints" / f"checkpoint-{{step}}"; d.mkdir(parents=True, exist_ok=True)
     (d / "trainer_state.json").write_text("{{}}")

@@ -10,6 +10,7 @@ from profiles.errors import AdviseError, UnknownNameError
 
 if TYPE_CHECKING:
     from advisor.emit import Forecast
+    from advisor.launch import Reporter
     from profiles.measurement import Measurement
 
 STOPPED = 130
@@ -34,6 +35,7 @@ Exit codes: 0 finished, 1 failed, 2 could not start, 130 stopped.
 @click.option("--json", "as_json", is_flag=True, help="Progress as JSON lines.")
 def command(folder: Path, resume: bool, restart: bool, python: str | None, launcher: str, as_json: bool) -> int:
     """Run an emitted folder and watch it. At its end the forecast stands beside what was measured."""
+    from advisor.detection import open_cards
     from advisor.launch import launchers, load_run_file
     from advisor.launch.monitor import choose_reporter
     from advisor.render.console import make_console
@@ -41,12 +43,26 @@ def command(folder: Path, resume: bool, restart: bool, python: str | None, launc
     if launcher not in launchers():
         raise UnknownNameError("launcher", launcher, (), f"Launchers: {', '.join(launchers())}.")
     run = load_run_file(folder)
-    reporter = choose_reporter(as_json=as_json, forecast=run.forecast, console=make_console())
-    with reporter:
-        state = launchers()[launcher].run(folder, reporter, python=python, resume=resume, restart=restart)
+    with open_cards() as read_cards:
+        reporter = choose_reporter(
+            as_json=as_json, forecast=run.forecast, console=make_console(), read_cards=read_cards
+        )
+        with reporter:
+            _remember(folder, reporter)
+            state = launchers()[launcher].run(folder, reporter, python=python, resume=resume, restart=restart)
     if state.step > 0:
         _compare(folder, run.forecast, as_json=as_json)
     return {"finished": 0, "stopped": STOPPED}.get(state.status, 1)
+
+
+def _remember(folder: Path, reporter: "Reporter") -> None:
+    """Let `ftadvise runs` know of it; a store that cannot be written does not keep the run from starting."""
+    from advisor.runs import remember_run
+
+    try:
+        remember_run(folder)
+    except AdviseError as error:
+        reporter.note(f"`ftadvise runs` will not list this run: {error.message}")
 
 
 def _compare(folder: Path, forecast: "Forecast | None", *, as_json: bool) -> None:
