@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check test-slow bench grid prove-throughput clean
+.PHONY: setup demo test check test-slow bench grid prove-throughput prove-kill clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,10 @@ prove-throughput: setup
 	$(BIN)/python demo/prepare.py demo-out/assets
 	$(BIN)/python -m benchmarks.prove_throughput
 	$(BIN)/python -m benchmarks.calibrated_throughput
+
+# kill -9 of trainer, ftadvise or both at 50 random moments of real tiny trainings (about 20 minutes on two idle cores)
+prove-kill: setup
+	$(BIN)/python -m pytest -s tests/advisor/test_prove_kill.py
 
 clean:
 	rm -rf $(VENV) .cache demo-out

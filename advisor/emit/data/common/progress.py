@@ -53,6 +53,19 @@ def end_last_line(path):
                 file.write(b"\n")
 
 
+class AllStepsDone(Exception):  # noqa: N818 - it is no error
+    """There is nothing left to train."""
+
+
+class LastStep(TrainerCallback):
+    """Ends a training that is resumed after its last step: transformers 5.23 would train one step more."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Before anything of the step is done."""
+        if state.global_step >= state.max_steps:
+            raise AllStepsDone
+
+
 class Progress(TrainerCallback):
     """Writes the events and obeys the wish to stop."""
 

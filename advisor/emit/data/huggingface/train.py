@@ -20,7 +20,7 @@ import torch  # noqa: E402
 from accelerate import PartialState  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from peft import get_peft_config, prepare_model_for_kbit_training  # noqa: E402
-from progress import Progress  # noqa: E402
+from progress import AllStepsDone, LastStep, Progress  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -182,8 +182,12 @@ def main(resume):
             + (" (it has no biases)." if CONFIG["method"] == "bitfit" else ".")
         )
 
+    trainer.add_callback(LastStep())
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint() if resume else None)
+    except AllStepsDone:
+        if training["load_best_model_at_end"] and trainer.state.best_model_checkpoint:
+            trainer._load_best_model()
     except torch.OutOfMemoryError:
         progress.write("end", status="out-of-memory", step=trainer.state.global_step)
         raise
