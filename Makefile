@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check test-slow bench grid prove-throughput prove-methods prove-unsloth prove-llamafactory clean
+.PHONY: setup demo test check test-slow bench grid prove-throughput prove-methods prove-unsloth prove-llamafactory \
+	prove-kill clean
 
 setup: $(STAMP)
 
@@ -61,6 +62,10 @@ prove-unsloth: setup
 prove-llamafactory: setup
 	$(BIN)/python -m pytest -m platform tests/advisor/test_llamafactory_installed.py \
 		tests/advisor/test_launch_llamafactory.py
+
+# kill -9 of trainer, ftadvise or both at 50 random moments of real tiny trainings (about 20 minutes on two idle cores)
+prove-kill: setup
+	$(BIN)/python -m pytest -s tests/advisor/test_prove_kill.py
 
 clean:
 	rm -rf $(VENV) .cache demo-out

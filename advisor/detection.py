@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +32,11 @@ class Card(NamedTuple):
     mig: bool = False
     seen_by_torch: bool = False  # total is torch's own figure: nothing more to take off
 
+    @property
+    def used(self) -> int | None:
+        """What programs hold."""
+        return None if self.total is None or self.free is None else self.total - self.reserved - self.free
+
 
 def detect_hardware() -> Hardware:
     """The cards of this machine that a program would see (CUDA_VISIBLE_DEVICES counts), else its CPU."""
@@ -49,6 +54,17 @@ def detect_hardware() -> Hardware:
         if cards:
             return _describe(cards, (), None, None)
     return detect_cpu()
+
+
+@contextmanager
+def open_cards() -> Iterator[Callable[[], tuple[Card, ...]]]:
+    """A reader of the NVIDIA cards that a program would see, as they are at each call; none where NVML is missing."""
+    nvml = _load_nvml()
+    if nvml is None:
+        yield tuple
+        return
+    with _nvml_session(nvml):
+        yield lambda: tuple(_visible(list(_nvml_cards(nvml)))[0])
 
 
 def detect_cpu(assumptions: tuple[str, ...] = ()) -> Hardware:
@@ -89,7 +105,7 @@ def _describe(cards: list[Card], said: tuple[str, ...], driver: str | None, cuda
         )
     spec, said_of_card = _spec(smallest)
     free = min((card.free for card in cards if card.free is not None), default=None)
-    in_use = [gib_from_bytes(c.total - c.reserved - c.free) for c in cards if c.total and c.free is not None]
+    in_use = [gib_from_bytes(card.used) for card in cards if card.used is not None]
     if in_use and max(in_use) > IN_USE_WORTH_SAYING_GIB:
         assumptions.append(f"other programs hold {max(in_use):.1f} GiB now; the budget is the whole card")
     return Hardware(

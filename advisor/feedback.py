@@ -8,8 +8,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from advisor.emit import Forecast
-from advisor.launch.folder import METRICS, load_run_file, read_state
+from advisor.launch.folder import METRICS, load_run_file
 from advisor.launch.metrics import Course, read_course
+from advisor.launch.state import read_state
 from estimators.interval import Interval
 from profiles.errors import InvalidInputError
 from profiles.measurement import Environment, Measurement

@@ -4,11 +4,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from advisor.emit import Emission, Forecast, Source, emit, emitters, write_emission
-from advisor.facts import find_known, find_tokenizer
+from advisor.api import estimate
+from advisor.emit import Emission, Forecast, RunFile, Source, emit, emitters, write_emission
+from advisor.emit.base import RUN_FILE, PlanChange
+from advisor.facts import find_known, find_tokenizer, resolve_model
+from advisor.launch.folder import load_run_file
 from estimators.answer import Estimate
 from profiles.dataset import Form
-from profiles.errors import InvalidInputError
+from profiles.errors import AdviseError, InvalidInputError
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 
@@ -37,6 +40,35 @@ def write_project(
     emission = emit(plan, model, source, Forecast.of(estimate))
     write_emission(emission, out, force=force, add_data=add_data)
     return emission
+
+
+def rewrite_project(folder: Path, plan: Plan, change: PlanChange) -> None:
+    """Write the project in `folder` anew for `plan`, with a forecast of it; data and runs stay as they are.
+
+    Raises:
+        AdviseError: its files are not those that its plan gives (code 'edited-project').
+    """
+    run = load_run_file(folder)
+    source = run.source
+    if source is None:
+        raise AdviseError("edited-project", f"{folder} was written by an older ftadvise", "Emit it anew.")
+    model = resolve_model(source.model_ref)
+    texts = emit(run.plan, model, source, run.forecast).files
+    edited = sorted(name for name, text in texts.items() if name != RUN_FILE and not _holds(folder / name, text))
+    if edited:
+        raise AdviseError(
+            "edited-project",
+            f"{folder}: {', '.join(edited)} differ from what ftadvise writes for its plan, so they are left alone",
+            "Change them by hand: half the micro-batch and twice the accumulation take less memory.",
+        )
+    emission = emit(plan, model, source, Forecast.of(estimate(plan.replace(model=source.model_ref))))
+    written = RunFile.model_validate_json(emission.files[RUN_FILE]).replace(history=(*run.history, change))
+    files = {**emission.files, RUN_FILE: written.model_dump_json(indent=2) + "\n"}
+    write_emission(emission.replace(files=files), folder, force=True)
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == text
 
 
 def find_weights(ref: str | dict[str, Any]) -> str:

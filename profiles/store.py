@@ -1,4 +1,4 @@
-"""The user's own measurements and calibrations on disk: one JSON file a record, written whole or not at all.
+"""The user's own measurements, calibrations and runs on disk: one JSON file a record, written whole or not at all.
 
 They live under the XDG data home (`~/.local/share/ftadvise`), or where FTADVISE_HOME says. Files that cannot be read
 are never changed: they are refused, with their path.
@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 from profiles.calibration import Calibration
 from profiles.errors import AdviseError, InvalidInputError
 from profiles.home import data_home
+from profiles.known_run import KnownRun
 from profiles.measurement import Measurement
 from profiles.record import parse_record
 from profiles.units import KIB
@@ -24,7 +25,7 @@ SCHEMA_VERSION = 1
 LOCK_SECONDS = 30.0
 ROOM_FOR_A_RECORD = 512 * KIB
 
-StoredT = TypeVar("StoredT", bound=Measurement | Calibration)
+StoredT = TypeVar("StoredT", bound=Measurement | Calibration | KnownRun)
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
@@ -180,9 +181,10 @@ def _unwritable(folder: Path, error: OSError, done: str) -> AdviseError:
 
 
 class Store:
-    """Everything that this user has measured and fitted."""
+    """Everything that this user has launched, measured and fitted."""
 
     def __init__(self, home: Path | None = None) -> None:
         self.home = home or data_home()
         self.measurements = Shelf(Measurement, self.home / "measurements")
         self.calibrations = Shelf(Calibration, self.home / "calibrations")
+        self.runs = Shelf(KnownRun, self.home / "runs")

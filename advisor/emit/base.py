@@ -45,6 +45,15 @@ class Forecast(Record):
         )
 
 
+class PlanChange(Record):
+    """Why and how the plan of a project was changed between launches: `changes` holds (before, after) by field."""
+
+    time: str
+    reason: str
+    step: int
+    changes: dict[str, tuple[Any, Any]]
+
+
 class RunFile(Record):
     """plan.json: what launching, watching and learning from a run need to know of it."""
 
@@ -56,6 +65,8 @@ class RunFile(Record):
     trainable_parameters: int
     requirements: tuple[str, ...]
     forecast: Forecast | None = None
+    source: "Source | None" = None
+    history: tuple[PlanChange, ...] = ()
 
 
 class Emission(Record):
@@ -134,13 +145,15 @@ class Emitter:
             trainable_parameters=method.trainable_parameters(model, plan),
             requirements=self.packages(plan),
             forecast=forecast,
+            source=source,
         )
-        files = {**self.files(plan, model, source, forecast), RUN_FILE: run.model_dump_json(indent=2) + "\n"}
-        for name, text in files.items():
+        files = self.files(plan, model, source, forecast)
+        for name, text in {**files, "model_ref": source.model_ref}.items():
             try:
                 text.encode()
             except UnicodeEncodeError:
                 raise InvalidInputError(name, "holds a character that is no valid Unicode text") from None
+        files[RUN_FILE] = run.model_dump_json(indent=2) + "\n"
         return Emission(platform=self.id, plan=plan, files=files, command=self.command(plan))
 
 

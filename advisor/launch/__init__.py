@@ -5,9 +5,10 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from advisor.launch.base import Launcher, Reporter
-from advisor.launch.folder import RunState, load_run_file, read_state
+from advisor.launch.folder import RunState, last_checkpoint, load_run_file
+from advisor.launch.state import read_state
 
-__all__ = ["Launcher", "Reporter", "RunState", "launchers", "load_run_file", "read_state"]
+__all__ = ["Launcher", "Reporter", "RunState", "last_checkpoint", "launchers", "load_run_file", "read_state"]
 
 
 @cache

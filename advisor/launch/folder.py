@@ -1,14 +1,15 @@
-"""The folder of a run: what stands where, and its state, readable at any moment."""
+"""The folder of a run: what stands where, and the state that its launcher leaves there."""
 
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from advisor.emit import RunFile
 from advisor.emit.base import RUN_FILE
-from profiles.errors import InvalidInputError
+from profiles.errors import AdviseError, InvalidInputError
 from profiles.record import Record, parse_record
 
 RUNS = "runs"
@@ -23,7 +24,10 @@ Status = Literal["running", "finished", "stopped", "failed", "out-of-memory", "k
 
 
 class RunState(Record):
-    """How a run stands. `message` says what happened, `hint` what to do; both empty while all is well."""
+    """How a run stands. `message` says what happened, `hint` what to do; both empty while all is well.
+
+    `metrics_bytes` and `log_bytes`: how much of either file is older than this state; what comes later is news.
+    """
 
     status: Status
     pid: int | None = None
@@ -32,6 +36,8 @@ class RunState(Record):
     returncode: int | None = None
     step: int = 0
     max_steps: int | None = None
+    metrics_bytes: int = 0
+    log_bytes: int = 0
     message: str = ""
     hint: str = ""
 
@@ -56,52 +62,53 @@ def load_run_file(folder: Path) -> RunFile:
 
 
 def write_state(folder: Path, state: RunState) -> None:
-    """Replace state.json in one step, so that a reader never sees half of it."""
+    """Replace state.json in one step, so that a reader never sees half of it.
+
+    Raises:
+        AdviseError: it cannot be written, as on a full disk (code 'state-unwritable').
+    """
     path = folder / STATE
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise AdviseError(
+            "state-unwritable", f"{path} cannot be written: {error.strerror}", "Free some space on that disk."
+        ) from None
 
 
-def read_state(folder: Path) -> RunState | None:
-    """The run's state, None before the first one. 'interrupted': it says running, but its process is gone."""
+def saved_state(folder: Path) -> RunState | None:
+    """What the last launcher wrote; it may have been killed before it could write the end. None before the first."""
     path = folder / STATE
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise InvalidInputError(str(path), f"cannot be read: {error}", "Remove it if the run has ended.") from None
-    state = parse_record(RunState, data, str(path), "Remove it if the run has ended.")
-    if state.status == "running" and not is_alive(state.pid):
-        return state.replace(
-            status="interrupted",
-            message="the run was cut off",
-            hint="`ftadvise launch --resume` goes on from the last checkpoint."
-            if last_checkpoint(folder)
-            else "There is no checkpoint yet: `ftadvise launch --restart` begins again.",
-        )
-    return state
-
-
-def is_alive(pid: int | None) -> bool:
-    """Whether a process of that number runs."""
-    if pid is None:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
+    return parse_record(RunState, data, str(path), "Remove it if the run has ended.")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint: trainer_state.json is written last."""
-    complete = [path.parent for path in (folder / CHECKPOINTS).glob("checkpoint-*/trainer_state.json")]
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    """The newest complete checkpoint: trainer_state.json is written last, and a full disk can cut it short."""
+    found = sorted((folder / CHECKPOINTS).glob("checkpoint-*/trainer_state.json"), key=_step, reverse=True)
+    return next((path.parent for path in found if _is_json(path)), None)
+
+
+def _step(trainer_state: Path) -> int:
+    return int(trainer_state.parent.name.rpartition("-")[2])
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -114,3 +121,11 @@ def set_aside(folder: Path) -> Path | None:
         number += 1
     os.replace(runs, aside)
     return aside
+
+
+def size(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

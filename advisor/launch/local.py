@@ -1,11 +1,11 @@
-"""Run on this machine: a child process in a group of its own, watched through its metrics file."""
+"""Run on this machine: a child process in a session of its own, watched through its metrics file."""
 
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -15,23 +15,21 @@ from advisor.launch.folder import (
     LOG,
     METRICS,
     RESULT,
-    RUNS,
     STOP,
     RunState,
     last_checkpoint,
     load_run_file,
     now,
-    read_state,
     set_aside,
+    size,
     write_state,
 )
 from advisor.launch.interpreter import choose_interpreter
-from advisor.launch.metrics import Course, Event, MetricsReader
-from advisor.launch.outcome import judge
-from profiles.errors import InvalidInputError
-
-POLL_SECONDS = 0.1
-GRACE_SECONDS = 5.0
+from advisor.launch.lock import hold_lock, name_holder
+from advisor.launch.metrics import Course, Event, MetricsReader, read_course
+from advisor.launch.state import judge_end
+from advisor.launch.stop import POLL_SECONDS, kill_group
+from profiles.errors import AdviseError, InvalidInputError
 
 
 class Local(Launcher):
@@ -51,67 +49,105 @@ class Local(Launcher):
         """Start train.py, report its events, write runs/state.json. See `Launcher.run`."""
         folder = folder.absolute()
         run = load_run_file(folder)
-        _check(folder, resume=resume, restart=restart)
         interpreter = choose_interpreter(run.platform, run.requirements, python)
-        if not resume and (aside := set_aside(folder)):
-            reporter.note(f"the earlier run was moved to {aside.name}/")
         for package in interpreter.untested:
             reporter.note(f"not the tested version: {package}")
-        (folder / RUNS).mkdir(exist_ok=True)
-        (folder / STOP).unlink(missing_ok=True)
-        command = self.command(run, interpreter.python, resume=resume)
-        reader, course = MetricsReader(folder / METRICS), Course()
-        for event in reader.read():  # of the part of the run before a resume
-            course.add(event)
-        started = now()
-        with _interrupts() as interrupts, (folder / LOG).open("ab") as log:
-            offset = log.tell()
-            child = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C at the terminal reaches this process only
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
-            )
-            write_state(folder, RunState(status="running", pid=child.pid, started=started))
-            fresh = Course()  # what this child has done
-
-            def drain() -> Iterator[Event]:
-                for event in reader.read():
-                    course.add(event)
-                    fresh.add(event)
-                    yield event
-
-            handled = 0
-            try:
-                while child.poll() is None:
-                    for event in drain():
-                        reporter.event(event)
-                    if handled < len(interrupts):
-                        handled += 1
-                        if handled == 1 and fresh.steps:
-                            (folder / STOP).touch()
-                            reporter.note("stopping after this step, with a checkpoint; Ctrl-C again kills the run")
-                        else:  # asked twice, or nothing done yet that a checkpoint could keep
-                            _kill(child)
-                    time.sleep(POLL_SECONDS)
-                for event in drain():
-                    reporter.event(event)
-            finally:  # also when the reporter failed, as on a closed pipe
-                _kill(child)
-                list(drain())
-                state = judge(
-                    returncode=child.wait(),
-                    end=fresh.end,
-                    interrupted=handled > 0,
-                    log=_tail(folder / LOG, offset),
-                    resumable=last_checkpoint(folder) is not None,
-                ).replace(pid=child.pid, started=started, ended=now(), step=course.step, max_steps=course.max_steps)
-                write_state(folder, state)
+        with _interrupts() as interrupts:
+            with hold_lock(folder) as lock:
+                _check(folder, resume=resume, restart=restart)
+                if not resume and (aside := set_aside(folder)):
+                    reporter.note(f"the earlier run was moved to {aside.name}/")
+                (folder / STOP).unlink(missing_ok=True)
+                state = RunState(
+                    status="running", started=now(), metrics_bytes=size(folder / METRICS), log_bytes=size(folder / LOG)
+                )
+                course = read_course(folder / METRICS)  # of the part of the run before a resume
+                write_state(folder, state)  # now: whatever is killed from here on, the state tells where to look
+                child = _start(self.command(run, interpreter.python, resume=resume), folder, lock)
+                name_holder(lock, child.pid)
+            state = _Watch(child, folder, state.replace(pid=child.pid), course, reporter).to_the_end(interrupts)
         reporter.finish(state)
         return state
+
+
+class _Watch:
+    """Tells the reporter what a child does, passes on the wish to stop, and writes how it ended."""
+
+    def __init__(
+        self, child: "subprocess.Popen[bytes]", folder: Path, state: RunState, course: Course, reporter: Reporter
+    ) -> None:
+        self.child, self.folder, self.state, self.reporter = child, folder, state, reporter
+        self.course, self.news = course, Course()  # of the whole run; of this child
+        self.reader = MetricsReader(folder / METRICS, state.metrics_bytes)
+
+    def to_the_end(self, interrupts: list[int]) -> RunState:
+        """Until the child has ended, or the reporter fails (as on a closed pipe), which ends the child."""
+        handled = 0
+        try:
+            write_state(self.folder, self.state)
+            while self.child.poll() is None:
+                self.report()
+                if handled < len(interrupts):
+                    handled += 1
+                    self.stop(kindly=handled == 1)
+                time.sleep(POLL_SECONDS)
+            self.report()
+        finally:
+            kill_group(self.child.pid, lambda: self.child.poll() is not None)
+            returncode = self.child.wait()
+            self.take_in()
+            self.state = self.judge(returncode)
+            try:
+                write_state(self.folder, self.state)
+            except AdviseError as error:  # a full disk: whoever reads the folder comes to the same from the metrics
+                self.reporter.note(error.message)
+        return self.state
+
+    def take_in(self) -> list[Event]:
+        """What the child has told since the last call."""
+        events = list(self.reader.read())
+        for event in events:
+            self.course.add(event)
+            self.news.add(event)
+        return events
+
+    def report(self) -> None:
+        """Pass it on."""
+        for event in self.take_in():
+            self.reporter.event(event)
+
+    def stop(self, *, kindly: bool) -> None:
+        """With a checkpoint; at once if that is asked for, or if nothing is done yet that a checkpoint could keep."""
+        (self.folder / STOP).touch()
+        if kindly and self.news.steps:
+            self.reporter.note("stopping after this step, with a checkpoint; Ctrl-C again kills the run")
+        else:
+            kill_group(self.child.pid, lambda: self.child.poll() is not None)
+
+    def judge(self, returncode: int) -> RunState:
+        """The final state."""
+        return judge_end(self.folder, self.state, self.news, returncode=returncode).replace(
+            ended=now(),
+            step=self.course.step,
+            max_steps=self.course.max_steps,
+            metrics_bytes=size(self.folder / METRICS),
+            log_bytes=size(self.folder / LOG),
+        )
+
+
+def _start(command: list[str], folder: Path, lock: int) -> "subprocess.Popen[bytes]":
+    """The trainer: neither a Ctrl-C at the terminal nor the terminal's end reaches it, and the lock is its own."""
+    with (folder / LOG).open("ab") as log:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[lock],
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
+        )
 
 
 def _check(folder: Path, *, resume: bool, restart: bool) -> None:
@@ -119,11 +155,6 @@ def _check(folder: Path, *, resume: bool, restart: bool) -> None:
     data = folder / "data" / "train.jsonl"
     if not data.is_file():
         raise InvalidInputError(str(data), "is missing", "Write the folder with `ftadvise emit --data FILE`.")
-    state = read_state(folder)
-    if state is not None and state.status == "running":
-        raise InvalidInputError(
-            str(folder), f"is running already, as process {state.pid}", f"Stop it with `kill {state.pid}`, or wait."
-        )
     found = last_checkpoint(folder)
     if resume and found is None:
         raise InvalidInputError(str(folder / CHECKPOINTS), "holds no checkpoint to resume from", "Leave --resume out.")
@@ -149,23 +180,6 @@ def _interrupts() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _kill(child: "subprocess.Popen[bytes]") -> None:
-    """End the child and all that it started: politely, and after a grace period not."""
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(GRACE_SECONDS)
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-
-
-def _tail(path: Path, offset: int, size: int = 20_000) -> str:
-    with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(offset, end - size))
-        return file.read().decode("utf-8", "replace")
 
 
 LAUNCHER = Local()

@@ -9,6 +9,7 @@ from statistics import median
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from advisor.launch.folder import size
 from profiles.record import Record
 
 RECENT = 20  # steps that speed and time left are taken from
@@ -42,11 +43,11 @@ class Event(Record):
 
 
 class MetricsReader:
-    """Yields the events that came since the last call; half a line waits until the rest is there."""
+    """Yields the events that came since the last call, or after byte `start`; half a line waits for its rest."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start: int = 0) -> None:
         self.path = path
-        self._position = 0
+        self._position = start
         self._rest = b""
 
     def read(self) -> Iterator[Event]:
@@ -77,9 +78,11 @@ class Course:
     steps: list[Event] = field(default_factory=list)
     start: Event | None = None
     end: Event | None = None
+    last: Event | None = None
 
     def add(self, event: Event) -> None:
         """Take one event in. After a resume, steps that are done again replace those done before."""
+        self.last = event
         self.max_steps = event.max_steps or self.max_steps
         if event.event == "start":
             self.start, self.end = self.start or event, None
@@ -125,9 +128,9 @@ class Course:
         return next((e.step for e in self.steps if e.loss is not None and not math.isfinite(e.loss)), None)
 
 
-def read_course(path: Path) -> Course:
-    """All of a metrics file."""
+def read_course(path: Path, start: int = 0) -> Course:
+    """A metrics file from byte `start` on; all of it if it is shorter, which it is after a new beginning."""
     course = Course()
-    for event in MetricsReader(path).read():
+    for event in MetricsReader(path, start if start <= size(path) else 0).read():
         course.add(event)
     return course

@@ -13,6 +13,9 @@ from profiles.units import format_bytes, format_count, format_duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
+
+    from advisor.detection import Card
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 40
@@ -131,14 +134,20 @@ class PlainLog:
 
 
 class LiveScreen(PlainLog):
-    """A screen that redraws itself: bar, loss, speed, memory against the prediction, time left."""
+    """A screen that redraws itself: bar, loss, speed, memory against the prediction, every card's too, time left."""
 
-    def __init__(self, console: "Console", forecast: Forecast | None = None) -> None:
+    def __init__(
+        self,
+        console: "Console",
+        forecast: Forecast | None = None,
+        read_cards: Callable[[], "tuple[Card, ...]"] = tuple,
+    ) -> None:
         super().__init__(forecast)
         from rich.live import Live
 
         self.console = console
-        self.notes: list[str] = []
+        self._read_cards = read_cards
+        self._card_peaks: dict[int, int] = {}
         self._live = Live(get_renderable=self.render, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
@@ -171,6 +180,7 @@ class LiveScreen(PlainLog):
         table = Table.grid(padding=(0, 2))
         if course.start is None:
             table.add_row("loading", Text("the model and the data; details in runs/train.log"))
+            self._add_cards(table)
             return table
         total = course.max_steps or 1
         table.add_row(
@@ -187,17 +197,32 @@ class LiveScreen(PlainLog):
             beside = f", predicted {format_count(predicted.expected)}" if predicted else ""
             table.add_row("tokens/s", Text(f"{format_count(speed)}{beside}"))
         table.add_row("memory", Text(describe_memory(course, self.forecast)))
+        self._add_cards(table)
         if course.seconds_left:
             table.add_row("left", Text(format_duration(course.seconds_left)))
         return table
 
+    def _add_cards(self, table: "Table") -> None:
+        """What all programs together hold of each card, now and at most since the screen is there."""
+        predicted = f", predicted {format_bytes(self.forecast.device.expected)}" if self.forecast else ""
+        for index, card in enumerate(self._read_cards()):
+            if card.used is None or card.total is None:  # unified memory
+                continue
+            peak = self._card_peaks[index] = max(card.used, self._card_peaks.get(index, 0))
+            held = f"{format_bytes(card.used)} of {format_bytes(card.total)}, at most {format_bytes(peak)}"
+            table.add_row(f"card {index}", f"{held}{predicted}")
+
 
 def choose_reporter(
-    *, as_json: bool = False, forecast: Forecast | None = None, console: "Console | None" = None
+    *,
+    as_json: bool = False,
+    forecast: Forecast | None = None,
+    console: "Console | None" = None,
+    read_cards: Callable[[], "tuple[Card, ...]"] = tuple,
 ) -> Reporter:
     """JSON lines if asked for, a live screen on a terminal, plain lines elsewhere."""
     if as_json:
         return JsonLines()
     if console is not None and console.is_terminal:
-        return LiveScreen(console, forecast)
+        return LiveScreen(console, forecast, read_cards)
     return PlainLog(forecast)

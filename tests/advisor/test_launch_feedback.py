@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +6,7 @@ import pytest
 
 from advisor.emit import Forecast, RunFile
 from advisor.feedback import compare, measure_run
-from advisor.launch.folder import RunState, write_state
+from advisor.launch.lock import hold_lock
 from estimators.interval import Interval
 from profiles.errors import InvalidInputError
 from profiles.plan import Plan
@@ -79,6 +78,5 @@ def test_a_running_or_empty_run_is_refused(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "r", [])
     with pytest.raises(InvalidInputError, match="not logged"):
         measure_run(folder)
-    write_state(folder, RunState(status="running", pid=os.getpid(), started="2026-11-24"))
-    with pytest.raises(InvalidInputError, match="still running"):
+    with hold_lock(folder), pytest.raises(InvalidInputError, match="still running"):
         measure_run(folder)

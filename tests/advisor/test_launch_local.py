@@ -25,7 +25,7 @@ from pathlib import Path
 runs = Path("runs"); runs.mkdir(exist_ok=True)
 steps, pause, extra = {steps}, {pause}, {extra!r}
 def write(**event):
-    with open("runs/metrics.jsonl", "a") as f: f.write(json.dumps(event) + "\\n")
+    with open("runs/metrics.jsonl", "a") as f: f.write(json.dumps({{"time": time.time(), **event}}) + "\\n")
 def save(step):
     d = runs / "checkpoints" / f"checkpoint-{{step}}"; d.mkdir(parents=True, exist_ok=True)
     (d / "trainer_state.json").write_text("{{}}")
@@ -130,13 +130,13 @@ def test_the_second_ctrl_c_kills_a_script_that_does_not_listen(tmp_path: Path) -
         os.kill(os.getpid(), signal.SIGINT)
         threading.Timer(0.3, lambda: (times.append(time.time()), os.kill(os.getpid(), signal.SIGINT))).start()
 
-    import advisor.launch.local as local
+    import advisor.launch.stop as stop
 
-    before, local.GRACE_SECONDS = local.GRACE_SECONDS, 0.3
+    before, stop.GRACE_SECONDS = stop.GRACE_SECONDS, 0.3
     try:
         state = LOCAL.run(folder, Recorder(twice))
     finally:
-        local.GRACE_SECONDS = before
+        stop.GRACE_SECONDS = before
     assert state.status == "stopped"
     assert state.returncode == -signal.SIGKILL
     assert time.time() - times[0] < 5

@@ -1,6 +1,7 @@
 """`ftadvise launch`: run an emitted folder."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import click
 from profiles.errors import AdviseError, UnknownNameError
 
 if TYPE_CHECKING:
-    from advisor.emit import Forecast
+    from advisor.launch import Launcher, Reporter, RunState
     from profiles.measurement import Measurement
 
 STOPPED = 130
@@ -20,6 +21,7 @@ STOPPED = 130
 Examples:
   ftadvise launch run
   ftadvise launch run --resume
+  ftadvise launch run --on-oom safer
 
 \b
 Ctrl-C stops after the step at hand, with a checkpoint; a second one kills the run.
@@ -29,32 +31,83 @@ Exit codes: 0 finished, 1 failed, 2 could not start, 130 stopped.
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
 @click.option("--restart", is_flag=True, help="Begin again; the earlier run is kept aside.")
+@click.option(
+    "--on-oom",
+    type=click.Choice(["stop", "safer"]),
+    default="stop",
+    show_default=True,
+    help="Out of memory: stop, or rewrite the project for the next safer plan and go on.",
+)
 @click.option("--python", metavar="PATH", help="Interpreter that has the run's packages.")
 @click.option("--launcher", default="local", show_default=True, help="How to run it.")
 @click.option("--json", "as_json", is_flag=True, help="Progress as JSON lines.")
-def command(folder: Path, resume: bool, restart: bool, python: str | None, launcher: str, as_json: bool) -> int:
+def command(
+    folder: Path, resume: bool, restart: bool, on_oom: str, python: str | None, launcher: str, as_json: bool
+) -> int:
     """Run an emitted folder and watch it. At its end the forecast stands beside what was measured."""
-    from advisor.launch import launchers, load_run_file
-    from advisor.launch.monitor import choose_reporter
-    from advisor.render.console import make_console
+    from advisor.launch import last_checkpoint, launchers
 
     if launcher not in launchers():
         raise UnknownNameError("launcher", launcher, (), f"Launchers: {', '.join(launchers())}.")
-    run = load_run_file(folder)
-    reporter = choose_reporter(as_json=as_json, forecast=run.forecast, console=make_console())
-    with reporter:
-        state = launchers()[launcher].run(folder, reporter, python=python, resume=resume, restart=restart)
+    run = partial(_run, folder, launchers()[launcher], python=python, as_json=as_json)
+    state = run(resume=resume, restart=restart)
+    while on_oom == "safer" and state.status == "out-of-memory" and _take_safer_plan(folder, state, as_json=as_json):
+        go_on = last_checkpoint(folder) is not None
+        state = run(resume=go_on, restart=not go_on)
     if state.step > 0:
-        _compare(folder, run.forecast, as_json=as_json)
+        _compare(folder, as_json=as_json)
     return {"finished": 0, "stopped": STOPPED}.get(state.status, 1)
 
 
-def _compare(folder: Path, forecast: "Forecast | None", *, as_json: bool) -> None:
+def _run(
+    folder: Path, launcher: "Launcher", *, python: str | None, as_json: bool, resume: bool, restart: bool
+) -> "RunState":
+    """Launch the folder as it stands, on a screen of its own."""
+    from advisor.detection import open_cards
+    from advisor.launch import load_run_file
+    from advisor.launch.monitor import choose_reporter
+    from advisor.render.console import make_console
+
+    forecast = load_run_file(folder).forecast
+    with open_cards() as read_cards:
+        reporter = choose_reporter(as_json=as_json, forecast=forecast, console=make_console(), read_cards=read_cards)
+        with reporter:
+            _remember(folder, reporter)
+            return launcher.run(folder, reporter, python=python, resume=resume, restart=restart)
+
+
+def _take_safer_plan(folder: Path, state: "RunState", *, as_json: bool) -> bool:
+    """Rewrite the project, and say so; False where it has to stay as it is."""
+    from advisor.launch.monitor import choose_reporter
+    from advisor.safer import describe_change, take_safer_plan
+
+    say = choose_reporter(as_json=as_json).note
+    try:
+        change = take_safer_plan(folder, state)
+    except AdviseError as error:
+        say(error.message)
+        return False
+    say("there is no safer plan of the same method and lengths" if change is None else describe_change(change))
+    return change is not None
+
+
+def _remember(folder: Path, reporter: "Reporter") -> None:
+    """Let `ftadvise runs` know of it; a store that cannot be written does not keep the run from starting."""
+    from advisor.runs import remember_run
+
+    try:
+        remember_run(folder)
+    except AdviseError as error:
+        reporter.note(f"`ftadvise runs` will not list this run: {error.message}")
+
+
+def _compare(folder: Path, *, as_json: bool) -> None:
     """Store what the run did, and set it beside what was predicted."""
     from advisor.feedback import compare, record_run
+    from advisor.launch import load_run_file
 
     measurement = record_run(folder)
-    lines = (*compare(measurement, forecast), *_learn(measurement))
+    lines = (*compare(measurement, load_run_file(folder).forecast), *_learn(measurement))
     if as_json:
         record = {"event": "measurement", "lines": lines, **measurement.model_dump(mode="json")}
         click.echo(json.dumps(record, ensure_ascii=False))

@@ -2,8 +2,10 @@
 
 Events: start, step (loss, seconds and tokens since the last logged step, memory in bytes), eval, end.
 Asked to stop (Ctrl-C, SIGTERM, or a file runs/stop): a checkpoint is written after the step at hand.
+While it lives it holds a lock on .lock: how others know that it runs.
 """
 
+import fcntl
 import json
 import os
 import resource
@@ -19,6 +21,7 @@ from transformers import TrainerCallback
 
 METRICS = Path("runs/metrics.jsonl")
 STOP = Path("runs/stop")
+CHECKPOINTS = Path("runs/checkpoints")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "llamafactory", "unsloth")
 
 
@@ -41,17 +44,56 @@ def memory():
     return found
 
 
+def last_checkpoint():
+    """The newest complete checkpoint. trainer_state.json is written last; a crash leaves it out, a full disk cut short."""
+    complete = [path.parent for path in CHECKPOINTS.glob("checkpoint-*/trainer_state.json") if is_whole(path)]
+    if not complete:
+        raise SystemExit("There is no checkpoint to resume from: run without --resume.")
+    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2])))
+
+
+def is_whole(path):
+    """Whether a JSON file was written to its end."""
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
+
+
+def hold_lock():
+    """Lock .lock until this process ends, and write its number there; what started it may have done so already."""
+    lock = os.open(".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+
+
+def end_last_line(path):
+    """End a line that a crash has cut short, so that the next one is not glued to it."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.write(b"\n")
+
+
 class Progress(TrainerCallback):
     """Writes the events and obeys the wish to stop."""
 
     def __init__(self):
         self.stopping = False
         self.main = os.environ.get("RANK", "0") == "0"
+        self.parent = os.getppid()
         self.logged_step = self.logged_tokens = 0
         self.started = None
         if self.main:
             METRICS.parent.mkdir(exist_ok=True)
             STOP.unlink(missing_ok=True)
+            hold_lock()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.on_signal)
 
@@ -69,8 +111,10 @@ class Progress(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         """Say what is trained, and on what."""
         self.logged_step = state.global_step
-        if state.global_step == 0 and self.main:
+        if self.main and state.global_step == 0:
             METRICS.unlink(missing_ok=True)  # of an earlier run; a resumed one goes on in its file
+        elif self.main:
+            end_last_line(METRICS)
         parameters = list(model.parameters())
         self.write(
             "start",
@@ -91,6 +135,7 @@ class Progress(TrainerCallback):
         """Stop after this step, with a checkpoint, if anybody asked for it. All processes must agree."""
         wish = self.stopping or STOP.exists()
         if args.world_size > 1:
+            wish = wish or os.getppid() != self.parent  # what started the processes was killed: nobody else ends them
             flag = torch.tensor(float(wish), device=args.device)
             torch.distributed.all_reduce(flag)
             wish = bool(flag)

@@ -1,30 +1,42 @@
 """Begin or resume, train, stop cleanly, evaluate and save."""
 
 import json
-from pathlib import Path
 
 import torch
+from progress import CHECKPOINTS, last_checkpoint
+from transformers import TrainerCallback
 
-CHECKPOINTS = Path("runs/checkpoints")
+
+class AllStepsDone(Exception):  # noqa: N818 - it is no error
+    """There is nothing left to train."""
+
+
+class LastStep(TrainerCallback):
+    """Ends a training that is resumed after its last step: transformers 5.23 would train one step more."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Before anything of the step is done."""
+        if state.global_step >= state.max_steps:
+            raise AllStepsDone
 
 
 def find_checkpoint(resume):
-    """The newest complete checkpoint, None for a new run. trainer_state.json is written last: a folder without it was
-    cut off."""
+    """The newest complete checkpoint, None for a new run."""
     if not resume:
         if any(CHECKPOINTS.glob("checkpoint-*")):  # of two runs in one folder a resume could take either
             raise SystemExit("runs/ holds an earlier run: add --resume to go on with it, or move runs/ away.")
         return None
-    complete = [path.parent for path in CHECKPOINTS.glob("checkpoint-*/trainer_state.json")]
-    if not complete:
-        raise SystemExit("There is no checkpoint to resume from: run without --resume.")
-    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2])))
+    return last_checkpoint()
 
 
 def run(trainer, progress, checkpoint):
     """Train to the end and save the result to model/; exit with 130 where somebody asked for a stop."""
+    trainer.add_callback(LastStep())
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+    except AllStepsDone:
+        if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+            trainer._load_best_model()
     except torch.OutOfMemoryError:
         progress.write("end", status="out-of-memory", step=trainer.state.global_step)
         raise

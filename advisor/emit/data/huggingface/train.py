@@ -19,9 +19,9 @@ import torch  # noqa: E402
 from accelerate import PartialState  # noqa: E402
 from peft import get_peft_config, prepare_model_for_kbit_training  # noqa: E402
 from precision import DTYPES, choose_precision  # noqa: E402
-from progress import Progress  # noqa: E402
+from progress import CHECKPOINTS, Progress  # noqa: E402
 from rows import load_rows  # noqa: E402
-from running import CHECKPOINTS, find_checkpoint, run  # noqa: E402
+from running import find_checkpoint, run  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     AutoTokenizer,

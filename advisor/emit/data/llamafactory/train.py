@@ -22,10 +22,10 @@ if "WORLD_SIZE" not in os.environ:  # one process: LLaMA-Factory refuses to spre
 import torch  # noqa: E402
 from llamafactory.data.template import TEMPLATES  # noqa: E402
 from llamafactory.train.tuner import run_exp  # noqa: E402
-from progress import Progress  # noqa: E402
+from progress import CHECKPOINTS, Progress, last_checkpoint  # noqa: E402
 from transformers import AutoConfig, AutoTokenizer  # noqa: E402
 
-CHECKPOINTS, RESULT = Path("runs/checkpoints"), Path("model")
+RESULT = Path("model")
 STORED = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -77,14 +77,6 @@ def fit_model():
         empty = TEMPLATES["empty"]
         empty.format_prefix.slots = [tokenizer.decode(tokenizer.encode(""))]
         empty.format_assistant.slots = ["{{content}}", {"eos_token"}]
-
-
-def last_checkpoint():
-    """The newest complete checkpoint. trainer_state.json is written last: a folder without it was cut off."""
-    complete = [path.parent for path in CHECKPOINTS.glob("checkpoint-*/trainer_state.json")]
-    if not complete:
-        raise SystemExit("There is no checkpoint to resume from: run without --resume.")
-    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2])))
 
 
 def bring_result():

@@ -17,9 +17,9 @@ os.environ.setdefault("PYTORCH_ALLOC_CONF", f"expandable_segments:{CONFIG['expan
 
 import unsloth  # noqa: E402, F401  comes first: it rewrites transformers, TRL and PEFT as they are imported
 from precision import DTYPES, choose_precision  # noqa: E402
-from progress import Progress  # noqa: E402
+from progress import CHECKPOINTS, Progress  # noqa: E402
 from rows import load_rows  # noqa: E402
-from running import CHECKPOINTS, find_checkpoint, run  # noqa: E402
+from running import find_checkpoint, run  # noqa: E402
 from transformers import EarlyStoppingCallback  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 from unsloth import FastLanguageModel  # noqa: E402
