@@ -7,21 +7,27 @@ from typing import Any
 
 from advisor.emit.base import PlanChange
 from advisor.facts import resolve_model
+from advisor.hardware import resolve_hardware
 from advisor.launch.folder import RunState, load_run_file
 from advisor.project import rewrite_project
+from estimators.memory import estimate_memory
 from estimators.methods import get_method
+from profiles.gpu import Hardware
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 
 
-def safer_plan(plan: Plan, model: ModelSpec) -> Plan | None:
+def safer_plan(plan: Plan, model: ModelSpec, hardware: Hardware) -> Plan | None:
     """The mildest change that takes less memory and keeps the sequences of a step; None if there is none left. Pure.
+
+    Accumulating where nothing was accumulated can take more: gradients then stay through the next forward pass.
 
     A smaller micro-batch costs little time, checkpointing about a third of it: so it comes second. Lengths, rank and
     precision stay: they change what is learned.
     """
+    now = estimate_memory(plan, model, hardware).device.expected
     possible = (p for p in _milder_first(plan) if get_method(p.method).refusal(model, p) is None)
-    return next(possible, None)
+    return next((p for p in possible if estimate_memory(p, model, hardware).device.expected < now), None)
 
 
 def _milder_first(plan: Plan) -> Iterator[Plan]:
@@ -41,7 +47,8 @@ def take_safer_plan(folder: Path, state: RunState) -> PlanChange | None:
         AdviseError: the project cannot be rewritten, as it was edited by hand.
     """
     run = load_run_file(folder)
-    plan = safer_plan(run.plan, resolve_model(run.source.model_ref if run.source else run.plan.model))
+    model = resolve_model(run.source.model_ref if run.source else run.plan.model)
+    plan = safer_plan(run.plan, model, resolve_hardware(run.plan.gpu, None, run.plan.n_gpus))
     if plan is None:
         return None
     change = PlanChange(

@@ -23,7 +23,7 @@ def test_examples_parse(line):
     words = shlex.split(line)[1:]
     name, rest = ("advise", words) if words[0].startswith("-") else (words[0], words[1:])
     command = cli.get_command(click.Context(cli), name)
-    if isinstance(command, click.Group):
+    if isinstance(command, click.Group) and rest:
         command, name, rest = command.commands[rest[0]], rest[0], rest[1:]
     with command.make_context(name, rest) as context:
         assert context.params

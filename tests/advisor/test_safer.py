@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from advisor.emit import Source, emit, write_emission
@@ -12,6 +12,7 @@ from advisor.launch import load_run_file
 from advisor.launch.folder import RunState
 from advisor.safer import describe_change, safer_plan, take_safer_plan
 from estimators.memory import estimate_memory
+from estimators.methods import get_method
 from profiles.catalog import find_gpu
 from profiles.errors import AdviseError
 from profiles.gpu import Hardware
@@ -38,17 +39,19 @@ def test_each_step_needs_less_and_learns_the_same_until_none_is_left(
         }
     )  # fmt: skip
     assert plan is not None
+    assume(get_method(method).refusal(MODEL, plan) is None)
     first, steps = plan, 0
-    while (safer := safer_plan(plan, MODEL)) is not None:
+    while (safer := safer_plan(plan, MODEL, CARD)) is not None:
         before, after = (estimate_memory(p, MODEL, CARD).device.expected for p in (plan, safer))
-        assert after < before or (after == before and method == "full")  # whose peak may be the optimizer's step
+        assert after < before
         assert safer.global_batch_size == first.global_batch_size
         same = {"micro_batch_size", "gradient_accumulation_steps", "gradient_checkpointing"}
         assert safer.model_dump(exclude=same) == first.model_dump(exclude=same)
         plan, steps = safer, steps + 1
     assert steps <= 8
-    assert plan.micro_batch_size == 1
-    assert plan.gradient_checkpointing == "full" or method == "prefix"
+    if method != "full":  # its gradients and the optimizer's step outweigh what a batch holds
+        assert plan.micro_batch_size == 1
+        assert plan.gradient_checkpointing == "full" or method == "prefix"
 
 
 def write_project(folder: Path, **changes: object) -> Path:

@@ -45,7 +45,7 @@ def memory():
 
 
 def last_checkpoint():
-    """The newest complete checkpoint. trainer_state.json is written last; a crash leaves it out, a full disk cut short."""
+    """The newest complete checkpoint. trainer_state.json is written last: a crash or a full disk cuts it short."""
     complete = [path.parent for path in CHECKPOINTS.glob("checkpoint-*/trainer_state.json") if is_whole(path)]
     if not complete:
         raise SystemExit("There is no checkpoint to resume from: run without --resume.")
