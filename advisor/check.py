@@ -7,7 +7,7 @@ from math import ceil
 from advisor.api import estimate, resolve_plan
 from advisor.explain import example_card
 from advisor.facts import find_known
-from advisor.file_risks import find_file_risks
+from advisor.file_risks import Case, find_file_risks
 from advisor.hardware import parse_gpu, resolve_hardware
 from advisor.plans import name_card
 from advisor.readers import Finding, KeyNote, Reading, get_reader
@@ -95,7 +95,7 @@ def check(
         found = estimate(plan, hardware=hardware, offline=offline)
     except AdviseError as error:
         return _unjudged(reading, error.message, STAND_IN if error.code in MODEL_UNKNOWN else "", plan)
-    said = (assumption,) if assumption else ()
+    said = tuple(text for text in (assumption, _say_cards(reading, plan.n_gpus, asked=n_gpus)) if text)
     return _judged(reading, plan, spec, hardware, found, said, offline)
 
 
@@ -131,7 +131,7 @@ def _judged(
         plan=plan,
         memory=memory,
         speed=speed,
-        findings=(*reading.findings, *find_file_risks(reading, plan, model, hardware)),
+        findings=(*reading.findings, *find_file_risks(Case(reading, plan, model, hardware))),
         risks=(*forgetting(plan, memory), *(resource_use(plan, memory, facts) if fits else ())),
         changes=changes,
         way_out=() if fits else (_larger_card(memory),),
@@ -159,6 +159,15 @@ def _count(reading: Reading, gpu: str | None, vram_gib: float | None) -> int | N
     """Cards as the file says, where a card was named without a count."""
     named = gpu is not None and gpu.strip().casefold() != "cpu" and parse_gpu(gpu)[0] is None
     return reading.n_gpus if named or (gpu is None and vram_gib is not None) else None
+
+
+def _say_cards(reading: Reading, n_gpus: int, *, asked: int | None) -> str:
+    """Where the number of cards comes from, if the file has one."""
+    if reading.n_gpus is None or asked is not None:
+        return ""
+    if reading.n_gpus != n_gpus:
+        return f"the file means {reading.n_gpus} cards; it is judged on {n_gpus}"
+    return f"{n_gpus} cards, as the file says (--n-gpus sets another number)" if n_gpus > 1 else ""
 
 
 def _model_name(written: str, stand_in: str | None) -> tuple[str, str]:

@@ -42,6 +42,7 @@ PLAN_KEYS = {
     "eval_fraction": "val_set_size",
     "early_stopping_patience": "early_stopping_patience",
     "seed": "seed",
+    "attention": "attn_implementation",
 }
 
 
@@ -57,6 +58,7 @@ class Axolotl(Reader):
 
     id = "axolotl"
     title = "axolotl"
+    keys: ClassVar = PLAN_KEYS
     words: ClassVar[Words] = {
         "micro_batch_size": _batch_words,
         "gradient_accumulation_steps": _batch_words,

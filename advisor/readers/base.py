@@ -11,6 +11,7 @@ from profiles.plan import Plan, Sharding
 from profiles.record import Record
 
 Words = Mapping[str, Callable[[Plan], dict[str, str]]]
+Kind = Literal["read", "harmless", "not judged", "void", "unknown"]
 OpenFile = Callable[[str], str | None]  # the text of a file that the training file names, None where it is not here
 
 
@@ -19,7 +20,7 @@ class KeyNote(Record):
     (the estimate stands all the same), "void" (it does not), or "unknown" to the platform's release."""
 
     key: str
-    kind: Literal["read", "harmless", "not judged", "void", "unknown"]
+    kind: Kind
     text: str = ""
 
 
@@ -60,12 +61,13 @@ class Reading(Record):
 class Reader:
     """One format. Subclasses stand in one file each and leave an instance in `READER`.
 
-    words: how a change of a plan's field is written in this format, as key and value.
+    keys: what fields of a plan are called in this format. words: how a change of a field is written, as key and value.
     """
 
     id: str
     title: str
     is_script = False
+    keys: ClassVar[Mapping[str, str]] = MappingProxyType({})
     words: ClassVar[Words] = MappingProxyType({})
 
     def recognises(self, content: Mapping[str, Any]) -> bool:

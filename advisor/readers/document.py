@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from advisor.readers.base import Finding, KeyNote, shown
+from advisor.readers.base import Finding, KeyNote, Kind, shown
 from profiles.config_keys import KeyTable
 from profiles.errors import InvalidInputError
 
@@ -203,12 +203,12 @@ class Document:
             return KeyNote(key=name, kind="not judged", text=reason)
         if key in self._unjudged:
             return KeyNote(key=name, kind="not judged", text=self._unjudged[key])
-        for kind, reasons in (("void", table.void), ("not judged", table.unjudged)):
+        kinds: tuple[tuple[Kind, dict[str, str]], ...] = (("void", table.void), ("not judged", table.unjudged))
+        for kind, reasons in kinds:
             if key in reasons:
-                off = _is_off(key, self.content[key])
-                return KeyNote.model_validate(
-                    {"key": name, "kind": "harmless" if off else kind, "text": "" if off else reasons[key]}
-                )
+                if _is_off(key, self.content[key]):
+                    return KeyNote(key=name, kind="harmless")
+                return KeyNote(key=name, kind=kind, text=reasons[key])
         if key in self._read and key not in table.removed:
             return KeyNote(key=name, kind="read")
         if key in table.harmless or key in table.read:  # read, but without a meaning beside the file's other keys

@@ -35,6 +35,8 @@ PLAN_KEYS = {
     "early_stopping_patience": "early_stopping_steps",
     "target_modules": "lora_target",
     "model": "model_name_or_path",
+    "attention": "flash_attn",
+    "eval_batch_size": "per_device_eval_batch_size",
 }
 EPSILON = 1e-6  # a val_size below it is none (hparams/parser.py)
 
@@ -44,6 +46,7 @@ class LlamaFactory(Reader):
 
     id = "llamafactory"
     title = "LLaMA-Factory"
+    keys: ClassVar = PLAN_KEYS
     words: ClassVar[Words] = {
         "micro_batch_size": words_of_training_arguments,
         "gradient_accumulation_steps": words_of_training_arguments,

@@ -31,6 +31,8 @@ PLAN_KEYS = {
     "target_modules": "lora_target_modules",
     "eval_fraction": "test_split_size",
     "model": "model_name_or_path",
+    "attention": "attn_implementation",
+    "eval_batch_size": "per_device_eval_batch_size",
 }
 DEFAULTS = Defaults(learning_rate=2e-5)  # trl/trainer/sft_config.py
 DEFAULT_LENGTH = 1024
@@ -41,6 +43,7 @@ class Trl(Reader):
 
     id = "trl"
     title = "TRL"
+    keys: ClassVar = PLAN_KEYS
     words: ClassVar[Words] = {
         "micro_batch_size": words_of_training_arguments,
         "gradient_accumulation_steps": words_of_training_arguments,

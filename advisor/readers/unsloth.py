@@ -48,6 +48,7 @@ PLAN_KEYS = {
     "lora_alpha": "get_peft_model.lora_alpha",
     "lora_dropout": "get_peft_model.lora_dropout",
     "target_modules": "get_peft_model.target_modules",
+    "eval_batch_size": "per_device_eval_batch_size",
 }
 
 
@@ -64,6 +65,7 @@ class UnslothScript(Reader):
     id = "unsloth"
     title = "Unsloth"
     is_script = True
+    keys: ClassVar = PLAN_KEYS
     words: ClassVar[Words] = {
         "micro_batch_size": _batch_words,
         "gradient_accumulation_steps": _batch_words,
