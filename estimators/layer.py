@@ -100,7 +100,7 @@ def kept_past_checkpoints(block: Block, regime: Regime) -> float:
     `ctx.tensors` rather than by save_for_backward (bitsandbytes autograd/_functions.py). Linears that read the same
     tensor keep it once.
     """
-    normed = ops.FP32 if regime.autocast and any(n.kind == "layernorm" for n in block.norms) else regime.residual
+    normed = ops.FP32 if regime.autocast and any(n.kind == "layernorm" and not n.wide for n in block.norms) else regime.residual
     readers = {"q": "qkv", "k": "qkv", "v": "qkv", "q_a": "qkv", "kv_a": "qkv", "gate": "up", "gate_up": "up"}
     kept = {
         (readers.get(lin.role, lin.role), lin.shared_expert): lin.in_features

@@ -149,41 +149,85 @@ def residual_add(scope: Scope, x: Tensor, y: Tensor) -> Tensor:
 
 def norm(scope: Scope, x: Tensor, spec: Norm, *, trained: bool) -> Tensor:
     """RMSNorm as transformers writes it in Python, or LayerNorm. `x` stays with the caller."""
-    return _rms_norm(scope, x, spec, trained) if spec.kind == "rmsnorm" else _layer_norm(scope, x, spec, trained)
+    if spec.kind == "layernorm" and not spec.wide:
+        return _layer_norm(scope, x, spec, trained)
+    x32 = scope.tape.cast(x, FP32)
+    scaled = (_centered if spec.kind == "layernorm" else _normalized)(scope, x32, spec)
+    if spec.wide:  # weight * x, then .to(x.dtype)
+        out = _weighted(scope, scaled, spec, trained)
+        scope.tape.drop(scaled)
+        y = scope.tape.cast(out, x.itemsize)
+        scope.tape.drop(out)
+        return y
+    y = scope.tape.cast(scaled, x.itemsize)
+    scope.tape.drop(scaled)
+    out = _weighted(scope, y, spec, trained)
+    scope.tape.drop(y)
+    return out
 
 
-def _rms_norm(scope: Scope, x: Tensor, spec: Norm, trained: bool) -> Tensor:
-    """weight * (x.float() * rsqrt(mean(x.float() ** 2) + eps)).to(x.dtype)."""
-    tape = scope.tape
-    x32 = tape.cast(x, FP32)
-    squared = tape.op(x32, width=x.width, itemsize=FP32, saved=[x32.buffer], scratch=(2.0 * FP32 * x.width, 0.0))
-    heads = x.width / spec.size if spec.per_head else 1.0
-    mean = tape.op(squared, width=heads, itemsize=FP32)
-    tape.drop(squared)
-    inverse = tape.op(mean, width=heads, itemsize=FP32)
-    tape.drop(mean)
-    scaled = tape.op(
-        x32,
-        inverse,
-        width=x.width,
-        itemsize=FP32,
-        saved=[x32.buffer, inverse.buffer],
-        scratch=(FP32 * x.width, 0.0),
-    )
-    tape.drop(x32, inverse)
-    y = tape.cast(scaled, x.itemsize)
-    tape.drop(scaled)
-    out = tape.op(
-        y,
+def _weighted(scope: Scope, x: Tensor, spec: Norm, trained: bool) -> Tensor:
+    return scope.tape.op(
+        x,
         width=x.width,
         itemsize=max(x.itemsize, scope.regime.base),
-        saved=[y.buffer] if trained else [PARAMETER],
+        saved=[x.buffer] if trained else [PARAMETER],
         trains=trained,
         scratch=(x.itemsize * x.width if trained else 0.0, 0.0),
         weight_grad=scope.regime.base * spec.size if trained and not scope.accumulates else 0.0,
     )
-    tape.drop(y)
-    return out
+
+
+def _normalized(scope: Scope, x32: Tensor, spec: Norm) -> Tensor:
+    """x * rsqrt(mean(x ** 2) + eps), x dropped."""
+    tape = scope.tape
+    inverse = _inverse_root_mean_square(scope, x32, spec)
+    scaled = tape.op(
+        x32,
+        inverse,
+        width=x32.width,
+        itemsize=FP32,
+        saved=[x32.buffer, inverse.buffer],
+        scratch=(FP32 * x32.width, 0.0),
+    )
+    tape.drop(x32, inverse)
+    return scaled
+
+
+def _centered(scope: Scope, x32: Tensor, spec: Norm) -> Tensor:
+    """Cohere's LayerNorm: (x - mean) * rsqrt(mean((x - mean) ** 2) + eps), each difference a tensor of its own."""
+    tape = scope.tape
+    mean = tape.op(x32, width=1.0, itemsize=FP32)
+
+    def difference() -> Tensor:
+        return tape.op(x32, mean, width=x32.width, itemsize=FP32, passes=[x32], scratch=(FP32 * x32.width, 0.0))
+
+    first = difference()
+    inverse = _inverse_root_mean_square(scope, first, spec)
+    tape.drop(first)
+    second = difference()
+    tape.drop(x32, mean)
+    scaled = tape.op(
+        second,
+        inverse,
+        width=second.width,
+        itemsize=FP32,
+        saved=[second.buffer, inverse.buffer],
+        scratch=(FP32 * second.width, 0.0),
+    )
+    tape.drop(second, inverse)
+    return scaled
+
+
+def _inverse_root_mean_square(scope: Scope, x32: Tensor, spec: Norm) -> Tensor:
+    tape = scope.tape
+    heads = x32.width / spec.size if spec.per_head else 1.0
+    squared = tape.op(x32, width=x32.width, itemsize=FP32, saved=[x32.buffer], scratch=(2.0 * FP32 * x32.width, 0.0))
+    mean = tape.op(squared, width=heads, itemsize=FP32)
+    tape.drop(squared)
+    inverse = tape.op(mean, width=heads, itemsize=FP32)
+    tape.drop(mean)
+    return inverse
 
 
 def _layer_norm(scope: Scope, x: Tensor, spec: Norm, trained: bool) -> Tensor:
@@ -358,19 +402,73 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
 
 def activation(scope: Scope, x: Tensor, name: str) -> Tensor:
     """A pointwise activation: one kernel that saves its input, but for the GELUs that are written out in Python."""
+    written_out = {"gelu_new": _gelu_new, "gelu_fast": _gelu_fast, "quick_gelu": _quick_gelu, "bloom_gelu": _bloom_gelu}
+    if name in written_out:
+        return written_out[name](scope, x)
+    return scope.tape.op(x, width=x.width, itemsize=x.itemsize, saved=[x.buffer])
+
+
+def _scaled(scope: Scope, x: Tensor) -> Tensor:
+    """x times a number: a new tensor that saves nothing."""
+    return scope.tape.op(x, width=x.width, itemsize=x.itemsize)
+
+
+def _gelu_new(scope: Scope, x: Tensor) -> Tensor:
+    """0.5 x (1 + tanh(c (x + 0.044715 x^3))) (transformers activations.py). Autocast takes powers in fp32, and what
+    follows stays so; backward of a power makes the smaller power and its multiple."""
     tape = scope.tape
-    if name in _COMPOSED_ACTIVATIONS:
-        extra = tape.alloc(_COMPOSED_ACTIVATIONS[name] * x.width * x.itemsize)
-        y = tape.op(
-            x, width=x.width, itemsize=x.itemsize, saved=[x.buffer, extra], scratch=(3.0 * x.width * x.itemsize, 0.0)
-        )
-        tape.release(extra)
-        return y
-    return tape.op(x, width=x.width, itemsize=x.itemsize, saved=[x.buffer])
+    half = _scaled(scope, x)
+    base = tape.cast(x, FP32) if scope.regime.autocast else tape.hold(x)
+    cube = tape.op(
+        base, width=x.width, itemsize=base.itemsize, saved=[base.buffer], scratch=(2.0 * base.itemsize * x.width, 0.0)
+    )
+    tape.drop(base)
+    scaled = _scaled(scope, cube)
+    tape.drop(cube)
+    total = add(scope, x, scaled)
+    tape.drop(scaled)
+    return _times_one_plus_tanh(scope, half, total)
 
 
-# gelu_new is 0.5 x (1 + tanh(c (x + 0.044715 x^3))): tanh's output and the two factors are kept beside x
-_COMPOSED_ACTIVATIONS: dict[str, float] = {"gelu_new": 3.0, "gelu_fast": 4.0, "quick_gelu": 2.0}
+def _gelu_fast(scope: Scope, x: Tensor) -> Tensor:
+    """0.5 x (1 + tanh(c x (1 + 0.044715 x x)))."""
+    tape = scope.tape
+    half, left, scaled = _scaled(scope, x), _scaled(scope, x), _scaled(scope, x)
+    square = multiply(scope, scaled, tape.hold(x))
+    raised = tape.op(square, width=x.width, itemsize=x.itemsize, passes=[square])
+    tape.drop(square)
+    return _times_one_plus_tanh(scope, half, multiply(scope, left, raised), scaled=False)
+
+
+def _times_one_plus_tanh(scope: Scope, half: Tensor, x: Tensor, *, scaled: bool = True) -> Tensor:
+    """half (1 + tanh(c x)); both dropped."""
+    tape = scope.tape
+    inner = _scaled(scope, x) if scaled else tape.hold(x)
+    tape.drop(x)
+    tanh = tape.op(inner, width=inner.width, itemsize=inner.itemsize)
+    tape.save_output(tanh)
+    tape.drop(inner)
+    raised = tape.op(tanh, width=tanh.width, itemsize=tanh.itemsize, passes=[tanh])
+    tape.drop(tanh)
+    return multiply(scope, half, raised)
+
+
+def _quick_gelu(scope: Scope, x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x)."""
+    tape = scope.tape
+    scaled = _scaled(scope, x)
+    gate = tape.op(scaled, width=x.width, itemsize=x.itemsize)
+    tape.save_output(gate)
+    tape.drop(scaled)
+    return multiply(scope, tape.hold(x), gate)
+
+
+def _bloom_gelu(scope: Scope, x: Tensor) -> Tensor:
+    """Bloom's own function (models/bloom): keeps x alone; its expressions take three tensors beside the result in
+    forward, and five beside the incoming gradient on the way back."""
+    size = x.itemsize * x.width
+    scope.tape.scratch(4.0 * size)
+    return scope.tape.op(x, width=x.width, itemsize=x.itemsize, saved=[x.buffer], scratch=(4.0 * size, 0.0))
 
 
 def multiply(scope: Scope, x: Tensor, y: Tensor) -> Tensor:

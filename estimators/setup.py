@@ -39,17 +39,14 @@ def layer_setup(method: Method, model: ModelSpec, plan: Plan, regime: Regime) ->
         trained_norms=frozenset(n.name for n in norms if method.trains_norm(n, model, plan)),
         trains_head=saves_head(model, plan),
         prefix_tokens=plan.num_virtual_tokens if method.adds_keys else 0,
-        accumulates=_finds_gradients(method, model, plan, regime),
+        accumulates=keeps_gradients(plan) or (method.id == "adalora" and regime.loss == "full"),
     )
 
 
-def _finds_gradients(method: Method, model: ModelSpec, plan: Plan, regime: Regime) -> bool:
-    """Whether gradients are there before a layer's backward, large enough to be noticed: from earlier micro-batches, or
-    from AdaLoRA's orthogonal penalty, which PEFT adds to the model's own loss and whose backward runs first."""
-    if method.id == "adalora" and regime.loss == "full":
-        return True
-    large = method.trains_base or method.trains_layers or saves_head(model, plan)
-    return large and (plan.gradient_accumulation_steps > 1 or not plan.zero_grad_set_to_none)
+def keeps_gradients(plan: Plan) -> bool:
+    """Whether a forward finds gradients: of earlier micro-batches, or zeroed ones. AdaLoRA's backward finds some in any
+    case: those of the orthogonal penalty, which PEFT adds to the model's own loss."""
+    return plan.gradient_accumulation_steps > 1 or not plan.zero_grad_set_to_none
 
 
 def layer_runs(method: Method, model: ModelSpec, plan: Plan, regime: Regime) -> list[LayerRun]:
