@@ -8,9 +8,10 @@ load. Layers and head are profiled on a tape (layer.py, logits.py); here they ar
 from collections import OrderedDict
 from collections.abc import Hashable
 
+from estimators.attention_ops import FLASH_ROW_BLOCK
 from estimators.answer import Component, ComponentName, MemoryEstimate, Phase, PhaseName
 from estimators.layer import LayerProfile, LayerSetup, kept_past_checkpoints, profile_layer
-from estimators.layer_ops import FLASH_ROW_BLOCK, FP32
+from estimators.layer_ops import FP32
 from estimators.logits import TRL_TOKEN_TILE, HeadProfile, liger_rows, profile_head, unsloth_tile
 from estimators.margins import allocated_interval, reserved_interval
 from estimators.methods import Method, get_method
@@ -271,7 +272,7 @@ def memory_model(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> MemoryModel:
         InvalidInputError: target_modules names a module that the model does not have.
     """
     key = (
-        id(model), id(gpu), has_mask(plan), plan.packing, plan.gradient_accumulation_steps > 1,
+        id(model), id(gpu), has_mask(plan), plan.micro_batch_size > 1, plan.packing, plan.gradient_accumulation_steps > 1,
         str(plan.method_options), *(v for k, v in plan.__dict__.items() if k not in _BATCH_AND_SCHEDULE),
     )  # fmt: skip
     known = _models.get(key)

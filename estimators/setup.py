@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from estimators.layer import LayerSetup
 from estimators.methods import Method
-from estimators.methods.saved_modules import saves_head
+from estimators.methods.saved_modules import saves_embedding, saves_head
 from estimators.methods.some_layers import SomeLayers
 from estimators.regime import Regime
 from profiles.model import Block, ModelSpec
@@ -39,8 +39,16 @@ def layer_setup(method: Method, model: ModelSpec, plan: Plan, regime: Regime) ->
         trained_norms=frozenset(n.name for n in norms if method.trains_norm(n, model, plan)),
         trains_head=saves_head(model, plan),
         prefix_tokens=plan.num_virtual_tokens if method.adds_keys else 0,
+        input_requires_grad=_reaches_input(method, model, plan, regime),
         accumulates=keeps_gradients(plan) or (method.id == "adalora" and regime.loss == "full"),
     )
+
+
+def _reaches_input(method: Method, model: ModelSpec, plan: Plan, regime: Regime) -> bool:
+    trains_input = method.trains_base or method.adds_tokens or saves_embedding(model, plan)
+    norms = [n for n in model.extra_norms if n.place == "embedding"]
+    trains_norm = any(method.trains_norm(n, model, plan) or (method.id == "bitfit" and n.bias) for n in norms)
+    return regime.checkpointing or trains_input or trains_norm
 
 
 def keeps_gradients(plan: Plan) -> bool:
@@ -54,7 +62,12 @@ def layer_runs(method: Method, model: ModelSpec, plan: Plan, regime: Regime) -> 
     setup = layer_setup(method, model, plan, regime)
     if isinstance(method, SomeLayers):
         return _some_trained(method, model, plan, regime, setup)
-    return [LayerRun(g.count, g.block, regime, setup) for g in model.layers]
+    above = replace(setup, input_requires_grad=True)
+    runs = [LayerRun(g.count, g.block, regime, above) for g in model.layers]
+    if not setup.input_requires_grad:
+        first = runs[0]
+        runs[:1] = [replace(first, count=1, setup=setup), replace(first, count=first.count - 1)]
+    return [run for run in runs if run.count]
 
 
 def _some_trained(
