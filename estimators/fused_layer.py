@@ -12,6 +12,7 @@ from functools import partial
 
 from estimators import layer_ops as ops
 from estimators.adapters import linear
+from estimators.attention_ops import attention_core
 from estimators.layer_ops import FP32, Scope
 from estimators.tape import Buffer, Tensor
 from estimators.weights import is_quantized
@@ -162,7 +163,7 @@ def _attention(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention, *
     groups = spec.num_heads / spec.num_key_value_heads
     if groups > 1:
         k, v = _expanded(scope, k, groups), _expanded(scope, v, groups)
-    out = ops.attention_core(scope, q, k, v, spec.replace(num_key_value_heads=spec.num_heads))
+    out = attention_core(scope, q, k, v, spec.replace(num_key_value_heads=spec.num_heads))
     tape.drop(q, k, v)
     return out
 

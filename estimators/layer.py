@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from estimators import layer_ops as ops
 from estimators.adapters import linear
+from estimators.attention_ops import attention_core
 from estimators.fused_layer import fused_layer_forward, is_fused
 from estimators.layer_ops import Scope
 from estimators.regime import Regime
 from estimators.tape import Line, Tape, Tensor, upper_envelope
 from estimators.weights import is_quantized
-from profiles.model import Block, Linear, Norm
+from profiles.model import Attention, Block, Linear, Norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def _plain(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Lay
     out = run_layer(tape, x, block, regime, setup, seq_len)
     forward = tape.envelope()
     tape.drop(out)
+    tape.drop_returned()
     saved = (tape.per_token, tape.constant)
     out.grad = tape.alloc(out.width * out.itemsize)
     tape.mark()
@@ -81,8 +83,11 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
     again = tape.envelope() if regime.reentrant else tape.envelope_until_last_save()
     if not regime.reentrant:
         tape.drop(out)
+        tape.drop_returned()
     before = (tape.per_token, tape.constant)
     out.grad = tape.alloc(out.width * out.itemsize)
+    for other in tape.returned:  # what has no gradient gets one of zeros
+        other.grad = tape.alloc(other.width * other.itemsize)
     if not regime.reentrant:
         tape.backward(until_saved=True)
     pending = (tape.per_token - before[0], tape.constant - before[1])
@@ -100,7 +105,11 @@ def kept_past_checkpoints(block: Block, regime: Regime) -> float:
     `ctx.tensors` rather than by save_for_backward (bitsandbytes autograd/_functions.py). Linears that read the same
     tensor keep it once.
     """
-    normed = ops.FP32 if regime.autocast and any(n.kind == "layernorm" for n in block.norms) else regime.residual
+    normed = (
+        ops.FP32
+        if regime.autocast and any(n.kind == "layernorm" and not n.wide for n in block.norms)
+        else regime.residual
+    )
     readers = {"q": "qkv", "k": "qkv", "v": "qkv", "q_a": "qkv", "kv_a": "qkv", "gate": "up", "gate_up": "up"}
     kept = {
         (readers.get(lin.role, lin.role), lin.shared_expert): lin.in_features
@@ -192,9 +201,9 @@ def attention(scope: Scope, block: Block, z: Tensor) -> Tensor:
         q, k, v = _mla_projections(scope, block, z)
     elif "qkv" in lin:
         fused = linear(scope, z, lin["qkv"])
-        q = _slice(scope, fused, spec.q_width)
-        k = _slice(scope, fused, spec.kv_width)
-        v = _slice(scope, fused, spec.num_key_value_heads * spec.v_head_dim)
+        q = ops.narrow(scope, fused, spec.q_width)
+        k = ops.narrow(scope, fused, spec.kv_width)
+        v = ops.narrow(scope, fused, spec.num_key_value_heads * spec.v_head_dim)
         tape.drop(fused)
     else:
         q = linear(scope, z, lin["q"])
@@ -204,29 +213,19 @@ def attention(scope: Scope, block: Block, z: Tensor) -> Tensor:
     q = _normed_away(scope, q, norms.get("q"))
     k = _normed_away(scope, k, norms.get("k"))
     if spec.rotary:
-        q = _rotated(scope, q)
-        k = _rotated(scope, k)
+        q = _rotated(scope, q, spec)
+        k = _rotated(scope, k, spec)
     if scope.prefix_tokens:
         k, v = _with_prefix(scope, k), _with_prefix(scope, v)
-    context = ops.attention_core(scope, q, k, v, spec)
+    context = attention_core(scope, q, k, v, spec)
     tape.drop(q, k, v)
     out = linear(scope, context, lin["o"])
     tape.drop(context)
     return out
 
 
-def _slice(scope: Scope, fused: Tensor, width: int) -> Tensor:
-    """A view of a fused projection; its gradient is written into a zeroed tensor of the fused width."""
-    part = Tensor(scope.tape.hold(fused).buffer, width, fused.itemsize, False)
-    if not fused.requires_grad:
-        return part
-    view = scope.tape.op(fused, width=0.0, itemsize=fused.itemsize)
-    view.width, view.buffer = width, part.buffer
-    return view
-
-
-def _rotated(scope: Scope, x: Tensor) -> Tensor:
-    y = ops.rotary(scope, x)
+def _rotated(scope: Scope, x: Tensor, spec: Attention) -> Tensor:
+    y = ops.rotary(scope, x, spec.partial_rotary_factor)
     scope.tape.drop(x)
     return y
 
@@ -250,12 +249,12 @@ def _mla_projections(scope: Scope, block: Block, z: Tensor) -> tuple[Tensor, Ten
     else:
         q = linear(scope, z, lin["q"])
     compressed = linear(scope, z, lin["kv_a"])
-    latent = _normed_away(scope, _slice(scope, compressed, lin["kv_b"].in_features), norms.get("kv_a"))
+    latent = _normed_away(scope, ops.narrow(scope, compressed, lin["kv_b"].in_features), norms.get("kv_a"))
     tape.drop(compressed)
     kv = linear(scope, latent, lin["kv_b"])
     tape.drop(latent)
     k = tape.op(kv, width=spec.q_width, itemsize=kv.itemsize)  # cat of the plain and the rotary part
-    v = _slice(scope, kv, spec.num_heads * spec.v_head_dim)
+    v = ops.narrow(scope, kv, spec.num_heads * spec.v_head_dim)
     tape.drop(kv)
     return q, k, v
 
@@ -272,7 +271,7 @@ def _dense_mlp(scope: Scope, block: Block, z: Tensor, lin: dict[str, Linear]) ->
     if "gate_up" in lin:
         fused = linear(scope, z, lin["gate_up"])
         half = lin["gate_up"].out_features // 2
-        gate, up = _slice(scope, fused, half), _slice(scope, fused, half)
+        gate, up = ops.narrow(scope, fused, half), ops.narrow(scope, fused, half)
         tape.drop(fused)
         acted = ops.activation(scope, gate, name)
         tape.drop(gate)
@@ -307,8 +306,8 @@ def _mixture(scope: Scope, block: Block, z: Tensor) -> Tensor:
     fused = lin.get("gate_up") or lin["gate"]
     gate_up = linear(scope, gathered, fused, tokens=k)
     inner = gate_up.width / 2 if "gate_up" in lin else gate_up.width
-    gate = _slice(scope, gate_up, int(inner))
-    up = _slice(scope, gate_up, int(inner)) if "gate_up" in lin else linear(scope, gathered, lin["up"], tokens=k)
+    gate = ops.narrow(scope, gate_up, int(inner))
+    up = ops.narrow(scope, gate_up, int(inner)) if "gate_up" in lin else linear(scope, gathered, lin["up"], tokens=k)
     tape.drop(gate_up, gathered)
     acted = ops.activation(scope, gate, block.mlp.activation)
     tape.drop(gate)

@@ -11,14 +11,13 @@ from typing import TypedDict
 from estimators.regime import Regime
 from estimators.tape import NO_BYTES, Buffer, Line, Tape, Tensor
 from estimators.weights import is_quantized
-from profiles.model import Attention, Linear, Norm
+from profiles.model import Linear, Norm
 
 FP32 = 4
 INT8 = 1
 FP16 = 2
 BNB_BLOCK = 64  # bitsandbytes' blocksize of 4-bit weights: one absmax (fp32) each
 PARAMETER = Buffer(0.0, 0.0)  # a frozen weight that a product saves: no bytes of its own, but backward reads it
-FLASH_ROW_BLOCK = 128  # flash backward rounds rows to 128 and head_dim to 32 (64 above 128)
 
 
 @dataclass(slots=True)
@@ -149,41 +148,85 @@ def residual_add(scope: Scope, x: Tensor, y: Tensor) -> Tensor:
 
 def norm(scope: Scope, x: Tensor, spec: Norm, *, trained: bool) -> Tensor:
     """RMSNorm as transformers writes it in Python, or LayerNorm. `x` stays with the caller."""
-    return _rms_norm(scope, x, spec, trained) if spec.kind == "rmsnorm" else _layer_norm(scope, x, spec, trained)
+    if spec.kind == "layernorm" and not spec.wide:
+        return _layer_norm(scope, x, spec, trained)
+    x32 = scope.tape.cast(x, FP32)
+    scaled = (_centered if spec.kind == "layernorm" else _normalized)(scope, x32, spec)
+    if spec.wide:  # weight * x, then .to(x.dtype)
+        out = _weighted(scope, scaled, spec, trained)
+        scope.tape.drop(scaled)
+        y = scope.tape.cast(out, x.itemsize)
+        scope.tape.drop(out)
+        return y
+    y = scope.tape.cast(scaled, x.itemsize)
+    scope.tape.drop(scaled)
+    out = _weighted(scope, y, spec, trained)
+    scope.tape.drop(y)
+    return out
 
 
-def _rms_norm(scope: Scope, x: Tensor, spec: Norm, trained: bool) -> Tensor:
-    """weight * (x.float() * rsqrt(mean(x.float() ** 2) + eps)).to(x.dtype)."""
-    tape = scope.tape
-    x32 = tape.cast(x, FP32)
-    squared = tape.op(x32, width=x.width, itemsize=FP32, saved=[x32.buffer], scratch=(2.0 * FP32 * x.width, 0.0))
-    heads = x.width / spec.size if spec.per_head else 1.0
-    mean = tape.op(squared, width=heads, itemsize=FP32)
-    tape.drop(squared)
-    inverse = tape.op(mean, width=heads, itemsize=FP32)
-    tape.drop(mean)
-    scaled = tape.op(
-        x32,
-        inverse,
-        width=x.width,
-        itemsize=FP32,
-        saved=[x32.buffer, inverse.buffer],
-        scratch=(FP32 * x.width, 0.0),
-    )
-    tape.drop(x32, inverse)
-    y = tape.cast(scaled, x.itemsize)
-    tape.drop(scaled)
-    out = tape.op(
-        y,
+def _weighted(scope: Scope, x: Tensor, spec: Norm, trained: bool) -> Tensor:
+    return scope.tape.op(
+        x,
         width=x.width,
         itemsize=max(x.itemsize, scope.regime.base),
-        saved=[y.buffer] if trained else [PARAMETER],
+        saved=[x.buffer] if trained else [PARAMETER],
         trains=trained,
         scratch=(x.itemsize * x.width if trained else 0.0, 0.0),
         weight_grad=scope.regime.base * spec.size if trained and not scope.accumulates else 0.0,
     )
-    tape.drop(y)
-    return out
+
+
+def _normalized(scope: Scope, x32: Tensor, spec: Norm) -> Tensor:
+    """x * rsqrt(mean(x ** 2) + eps), x dropped."""
+    tape = scope.tape
+    inverse = _inverse_root_mean_square(scope, x32, spec)
+    scaled = tape.op(
+        x32,
+        inverse,
+        width=x32.width,
+        itemsize=FP32,
+        saved=[x32.buffer, inverse.buffer],
+        scratch=(FP32 * x32.width, 0.0),
+    )
+    tape.drop(x32, inverse)
+    return scaled
+
+
+def _centered(scope: Scope, x32: Tensor, spec: Norm) -> Tensor:
+    """Cohere's LayerNorm: (x - mean) * rsqrt(mean((x - mean) ** 2) + eps), each difference a tensor of its own."""
+    tape = scope.tape
+    mean = tape.op(x32, width=1.0, itemsize=FP32)
+
+    def difference() -> Tensor:
+        return tape.op(x32, mean, width=x32.width, itemsize=FP32, passes=[x32], scratch=(FP32 * x32.width, 0.0))
+
+    first = difference()
+    inverse = _inverse_root_mean_square(scope, first, spec)
+    tape.drop(first)
+    second = difference()
+    tape.drop(x32, mean)
+    scaled = tape.op(
+        second,
+        inverse,
+        width=second.width,
+        itemsize=FP32,
+        saved=[second.buffer, inverse.buffer],
+        scratch=(FP32 * second.width, 0.0),
+    )
+    tape.drop(second, inverse)
+    return scaled
+
+
+def _inverse_root_mean_square(scope: Scope, x32: Tensor, spec: Norm) -> Tensor:
+    tape = scope.tape
+    heads = x32.width / spec.size if spec.per_head else 1.0
+    squared = tape.op(x32, width=x32.width, itemsize=FP32, saved=[x32.buffer], scratch=(2.0 * FP32 * x32.width, 0.0))
+    mean = tape.op(squared, width=heads, itemsize=FP32)
+    tape.drop(squared)
+    inverse = tape.op(mean, width=heads, itemsize=FP32)
+    tape.drop(mean)
+    return inverse
 
 
 def _layer_norm(scope: Scope, x: Tensor, spec: Norm, trained: bool) -> Tensor:
@@ -204,9 +247,27 @@ def _layer_norm(scope: Scope, x: Tensor, spec: Norm, trained: bool) -> Tensor:
     return y
 
 
-def rotary(scope: Scope, x: Tensor) -> Tensor:
-    """x * cos + rotate_half(x) * sin; cos and sin are shared by all layers and have the residual's dtype."""
+def narrow(scope: Scope, x: Tensor, width: float) -> Tensor:
+    """A view of some of x's columns; its gradient is written into a zeroed tensor of x's width."""
+    part = Tensor(scope.tape.hold(x).buffer, width, x.itemsize, False)
+    if not x.requires_grad:
+        return part
+    view = scope.tape.op(x, width=0.0, itemsize=x.itemsize)
+    view.width, view.buffer = width, part.buffer
+    return view
+
+
+def rotary(scope: Scope, x: Tensor, share: float = 1.0) -> Tensor:
+    """x * cos + rotate_half(x) * sin; cos and sin are shared by all layers and have the residual's dtype. Of a part of
+    each head (`share`) the rest is put back behind it."""
     tape = scope.tape
+    if share < 1:
+        part, rest = narrow(scope, x, share * x.width), narrow(scope, x, (1 - share) * x.width)
+        turned = rotary(scope, part)
+        tape.drop(part)
+        whole = tape.op(turned, rest, width=x.width, itemsize=turned.itemsize, passes=[turned, rest])
+        tape.drop(turned, rest)
+        return whole
     itemsize = max(x.itemsize, scope.regime.residual)
     first = tape.op(x, width=x.width, itemsize=itemsize)
     half = tape.op(x, width=x.width, itemsize=x.itemsize, scratch=(x.width * x.itemsize, 0.0))
@@ -217,160 +278,75 @@ def rotary(scope: Scope, x: Tensor) -> Tensor:
     return out
 
 
-def attention_core(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Tensor:
-    """softmax(q k^T) v in the regime's kernel. The inputs stay with the caller."""
-    tape, regime = scope.tape, scope.regime
-    if regime.autocast and regime.kernel != "eager":
-        qc, kc, vc = (tape.cast(t, regime.compute) for t in (q, k, v))
-    else:
-        qc, kc, vc = tape.hold(q), tape.hold(k), tape.hold(v)
-    kernel = {"flash": _flash, "efficient": _efficient, "math": _math, "eager": _eager}[regime.kernel]
-    out = kernel(scope, qc, kc, vc, spec)
-    tape.drop(qc, kc, vc)
-    return out
-
-
-def _out_width(spec: Attention) -> int:
-    return spec.num_heads * spec.v_head_dim
-
-
-def _flash(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Tensor:
-    """Saves q, k, v, out and the log-sum-exp. Backward accumulates dq in fp32, and dk, dv per query head under GQA."""
-    tape = scope.tape
-    lse = tape.alloc(FP32 * spec.num_heads)
-    rows = -(-scope.seq_len // FLASH_ROW_BLOCK) * FLASH_ROW_BLOCK / scope.seq_len
-    step = 32 if spec.head_dim <= 128 else 64
-    rounded_dim = -(-spec.head_dim // step) * step
-    scratch = FP32 * spec.num_heads * rows * (1 + rounded_dim)
-    if spec.num_key_value_heads != spec.num_heads:
-        scratch += 2.0 * q.itemsize * spec.q_width
-    out = tape.op(
-        q, k, v, width=_out_width(spec), itemsize=q.itemsize,
-        saved=[q.buffer, k.buffer, v.buffer, lse], scratch=(scratch, 0.0),
-    )  # fmt: skip
-    tape.save_output(out)
-    tape.release(lse)
-    return out
-
-
-def _repeat(scope: Scope, t: Tensor, groups: float) -> Tensor:
-    """repeat_kv: expand and copy to one key head a query head."""
-    if groups == 1:
-        return scope.tape.hold(t)
-    return scope.tape.op(t, width=t.width * groups, itemsize=t.itemsize)
-
-
-def _efficient(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Tensor:
-    """Memory-efficient kernel: repeated keys and values, a float copy of the boolean mask per layer."""
-    tape = scope.tape
-    groups = spec.num_heads / spec.num_key_value_heads
-    kr, vr = _repeat(scope, k, groups), _repeat(scope, v, groups)
-    lse = tape.alloc(FP32 * spec.num_heads)
-    saved = [q.buffer, kr.buffer, vr.buffer, lse]
-    mask = tape.alloc(q.itemsize * scope.seq_len) if scope.regime.masked else None
-    if mask is not None:
-        saved.append(mask)
-    accumulator = 0.0
-    if q.itemsize < FP32:  # 64 x 128 fp32 tiles and a counter each (attention_backward.cu)
-        accumulator = spec.num_heads * (-(-spec.head_dim // 128)) * (64 * 128 * FP32 + 128) / 64
-    out = tape.op(
-        q, kr, vr, width=_out_width(spec), itemsize=q.itemsize,
-        saved=saved, scratch=(FP32 * spec.num_heads + accumulator, 0.0),
-    )  # fmt: skip
-    tape.save_output(out)
-    tape.release(lse)
-    if mask is not None:
-        tape.release(mask)
-    tape.drop(kr, vr)
-    return out
-
-
-def _math(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Tensor:
-    """_scaled_dot_product_attention_math: fp32 throughout, scaled copies of q and k, safe softmax."""
-    tape = scope.tape
-    groups = spec.num_heads / spec.num_key_value_heads
-    q32, k32, v32 = (tape.cast(t, FP32) for t in (q, k, v))
-    kr, vr = _repeat(scope, k32, groups), _repeat(scope, v32, groups)
-    qs = tape.op(q32, width=q.width, itemsize=FP32)
-    ks = tape.op(kr, width=kr.width, itemsize=FP32)
-    scores_width = spec.num_heads * scope.seq_len
-    scores = tape.op(qs, ks, width=scores_width, itemsize=FP32, saved=[qs.buffer, ks.buffer])
-    tape.drop(qs, ks, q32, k32, v32, kr)
-    tape.scratch(scores_width * (2 * FP32 + 1))  # _safe_softmax: softmax, rows without a key, where
-    probabilities = _softmax(scope, scores, FP32)
-    tape.drop(scores)
-    out32 = tape.op(probabilities, vr, width=_out_width(spec), itemsize=FP32, saved=[probabilities.buffer, vr.buffer])
-    tape.drop(probabilities, vr)
-    out = tape.cast(out32, q.itemsize)
-    tape.drop(out32)
-    return _contiguous(scope, out)
-
-
-def _softmax(scope: Scope, scores: Tensor, itemsize: int) -> Tensor:
-    """Saves its output; backward takes grad * output beside the result (SoftMax.cu)."""
-    tape = scope.tape
-    out = tape.op(scores, width=scores.width, itemsize=itemsize, scratch=(scores.width * itemsize, 0.0))
-    tape.save_output(out)
-    return out
-
-
-def _contiguous(scope: Scope, x: Tensor) -> Tensor:
-    """transpose(1, 2).contiguous() of a (batch, heads, ...) result: a copy."""
-    out = scope.tape.op(x, width=x.width, itemsize=x.itemsize)
-    scope.tape.drop(x)
-    return out
-
-
-def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Tensor:
-    """transformers' eager_attention_forward: scores, scaling, mask, fp32 softmax, cast back."""
-    tape, regime = scope.tape, scope.regime
-    groups = spec.num_heads / spec.num_key_value_heads
-    kr, vr = _repeat(scope, k, groups), _repeat(scope, v, groups)
-    qc, kc, vc = (cast_for_matmul(scope, t) for t in (q, kr, vr))
-    width = spec.num_heads * scope.seq_len
-    itemsize = qc.itemsize
-    scores = tape.op(qc, kc, width=width, itemsize=itemsize, saved=[qc.buffer, kc.buffer])
-    scaled = tape.op(scores, width=width, itemsize=itemsize)
-    tape.drop(scores)
-    if spec.logit_softcap:  # / cap, tanh (saves its output), * cap
-        divided = tape.op(scaled, width=width, itemsize=itemsize)
-        tape.drop(scaled)
-        capped = tape.op(divided, width=width, itemsize=itemsize)
-        tape.save_output(capped)
-        tape.drop(divided)
-        scaled = tape.op(capped, width=width, itemsize=itemsize)
-        tape.drop(capped)
-    masked = tape.op(scaled, width=width, itemsize=max(itemsize, regime.residual), passes=[scaled])
-    tape.drop(scaled)
-    if itemsize < FP32 and regime.compute_dtype != "fp16":  # SoftMax.cpp: only Half has a kernel that gives floats
-        masked32 = tape.cast(masked, FP32)
-        tape.drop(masked)
-        masked = masked32
-    probabilities = _softmax(scope, masked, FP32)
-    tape.drop(masked)
-    weights = tape.cast(probabilities, q.itemsize)
-    tape.drop(probabilities)
-    wc = cast_for_matmul(scope, weights)
-    out = tape.op(wc, vc, width=_out_width(spec), itemsize=wc.itemsize, saved=[wc.buffer, vc.buffer])
-    tape.drop(wc, weights, qc, kc, vc, kr, vr)
-    return _contiguous(scope, out)
-
-
 def activation(scope: Scope, x: Tensor, name: str) -> Tensor:
     """A pointwise activation: one kernel that saves its input, but for the GELUs that are written out in Python."""
+    written_out = {"gelu_new": _gelu_new, "gelu_fast": _gelu_fast, "quick_gelu": _quick_gelu, "bloom_gelu": _bloom_gelu}
+    if name in written_out:
+        return written_out[name](scope, x)
+    return scope.tape.op(x, width=x.width, itemsize=x.itemsize, saved=[x.buffer])
+
+
+def _scaled(scope: Scope, x: Tensor) -> Tensor:
+    """x times a number: a new tensor that saves nothing."""
+    return scope.tape.op(x, width=x.width, itemsize=x.itemsize)
+
+
+def _gelu_new(scope: Scope, x: Tensor) -> Tensor:
+    """0.5 x (1 + tanh(c (x + 0.044715 x^3))) (transformers activations.py). Autocast takes powers in fp32, and what
+    follows stays so; backward of a power makes the smaller power and its multiple."""
     tape = scope.tape
-    if name in _COMPOSED_ACTIVATIONS:
-        extra = tape.alloc(_COMPOSED_ACTIVATIONS[name] * x.width * x.itemsize)
-        y = tape.op(
-            x, width=x.width, itemsize=x.itemsize, saved=[x.buffer, extra], scratch=(3.0 * x.width * x.itemsize, 0.0)
-        )
-        tape.release(extra)
-        return y
-    return tape.op(x, width=x.width, itemsize=x.itemsize, saved=[x.buffer])
+    half = _scaled(scope, x)
+    base = tape.cast(x, FP32) if scope.regime.autocast else tape.hold(x)
+    cube = tape.op(
+        base, width=x.width, itemsize=base.itemsize, saved=[base.buffer], scratch=(2.0 * base.itemsize * x.width, 0.0)
+    )
+    tape.drop(base)
+    scaled = _scaled(scope, cube)
+    tape.drop(cube)
+    total = add(scope, x, scaled)
+    tape.drop(scaled)
+    return _times_one_plus_tanh(scope, half, total)
 
 
-# gelu_new is 0.5 x (1 + tanh(c (x + 0.044715 x^3))): tanh's output and the two factors are kept beside x
-_COMPOSED_ACTIVATIONS: dict[str, float] = {"gelu_new": 3.0, "gelu_fast": 4.0, "quick_gelu": 2.0}
+def _gelu_fast(scope: Scope, x: Tensor) -> Tensor:
+    """0.5 x (1 + tanh(c x (1 + 0.044715 x x)))."""
+    tape = scope.tape
+    half, left, scaled = _scaled(scope, x), _scaled(scope, x), _scaled(scope, x)
+    square = multiply(scope, scaled, tape.hold(x))
+    raised = tape.op(square, width=x.width, itemsize=x.itemsize, passes=[square])
+    tape.drop(square)
+    return _times_one_plus_tanh(scope, half, multiply(scope, left, raised), scaled=False)
+
+
+def _times_one_plus_tanh(scope: Scope, half: Tensor, x: Tensor, *, scaled: bool = True) -> Tensor:
+    """half (1 + tanh(c x)); both dropped."""
+    tape = scope.tape
+    inner = _scaled(scope, x) if scaled else tape.hold(x)
+    tape.drop(x)
+    tanh = tape.op(inner, width=inner.width, itemsize=inner.itemsize)
+    tape.save_output(tanh)
+    tape.drop(inner)
+    raised = tape.op(tanh, width=tanh.width, itemsize=tanh.itemsize, passes=[tanh])
+    tape.drop(tanh)
+    return multiply(scope, half, raised)
+
+
+def _quick_gelu(scope: Scope, x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x)."""
+    tape = scope.tape
+    scaled = _scaled(scope, x)
+    gate = tape.op(scaled, width=x.width, itemsize=x.itemsize)
+    tape.save_output(gate)
+    tape.drop(scaled)
+    return multiply(scope, tape.hold(x), gate)
+
+
+def _bloom_gelu(scope: Scope, x: Tensor) -> Tensor:
+    """Bloom's own function (models/bloom): keeps x alone; its expressions take three tensors beside the result in
+    forward, and five beside the incoming gradient on the way back."""
+    size = x.itemsize * x.width
+    scope.tape.scratch(4.0 * size)
+    return scope.tape.op(x, width=x.width, itemsize=x.itemsize, saved=[x.buffer], scratch=(4.0 * size, 0.0))
 
 
 def multiply(scope: Scope, x: Tensor, y: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def run_head(
         return _fused(scope, model, hidden, tokens), None
     if regime.fused_kernels:
         return _unsloth(scope, hidden, model.head, unsloth_tile(model, regime, setup, tokens)), None
-    return _chunked(scope, model, hidden), None
+    return _chunked(scope, hidden, model.head, liger_rows(model, regime, tokens)), None
 
 
 def unsloth_tile(model: ModelSpec, regime: Regime, setup: LayerSetup, tokens: int) -> LossTile | None:
@@ -182,20 +182,38 @@ def _fused(scope: Scope, model: ModelSpec, hidden: Tensor, tokens: int) -> Tenso
     return loss
 
 
-def _chunked(scope: Scope, model: ModelSpec, hidden: Tensor) -> Tensor:
-    """Liger (ops/fused_linear_cross_entropy.py): rows in V / h chunks, so a chunk of logits weighs about as much as the
-    hidden states; rounded up to a power of two, in the compute dtype and once in fp32. The gradient is kept."""
-    tape, regime, head = scope.tape, scope.regime, model.head
-    assert head is not None
+def liger_rows(model: ModelSpec, regime: Regime, tokens: int) -> int:
+    """Rows of Liger's chunk: as many chunks as the vocabulary is wider than the hidden states, rounded up to a power of
+    two (ops/fused_linear_cross_entropy.py); 0 where the loss is another."""
+    if regime.loss != "chunked" or regime.fused_kernels or model.head is None:
+        return 0
+    rows = -(-tokens // -(-model.head.out_features // model.head.in_features))
+    return min(1 << (rows - 1).bit_length(), tokens)
+
+
+def _chunked(scope: Scope, hidden: Tensor, head: Linear, rows: int) -> Tensor:
+    """Liger: both gradients are made in the forward and kept; a chunk's logits, then its gradient of the hidden states
+    or of the head beside them. Autocast makes a half copy of an fp32 head for each product, and caches a trained one's.
+    """
+    tape, regime = scope.tape, scope.regime
+    product = regime.compute if regime.autocast else hidden.itemsize
     gradient = tape.alloc(hidden.width * hidden.itemsize)
-    weight = head.weight_parameters * regime.base if scope.trains_weights else 0.0
-    of_weight = tape.alloc(0.0, weight)
-    tape.scratch(2 * hidden.width * (regime.compute + FP32), weight)  # a chunk's product before it is added
+    losses = tape.alloc(FP32)
+    weight = float(head.weight_parameters)
+    of_weight = tape.alloc(0.0, weight * regime.base if scope.trains_weights else 0.0)
+    half = weight * product if regime.base > product else 0.0
+    cached = half if scope.trains_weights else 0.0
+    logits = float(rows * head.out_features * product)
+    part = rows * hidden.width * product
+    narrowed = part if hidden.itemsize > product else 0.0
+    tape.scratch(0.0, logits + half + max(narrowed + cached, part))
+    if scope.trains_weights:
+        tape.scratch(0.0, logits + cached + narrowed + weight * product)
     loss = tape.op(hidden, width=0.0, itemsize=FP32, saved=[gradient, of_weight])
-    tape.release(gradient)
-    tape.release(of_weight)
+    for buffer in (gradient, losses, of_weight):
+        tape.release(buffer)
     tape.drop(hidden)
-    if weight and not scope.accumulates and loss.requires_grad:
+    if scope.trains_weights and not scope.accumulates and loss.requires_grad:
         tape.keep(of_weight)  # becomes the parameter's own
     return loss
 

@@ -9,15 +9,16 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 from estimators.answer import Component, ComponentName, MemoryEstimate, Phase, PhaseName
+from estimators.attention_ops import FLASH_ROW_BLOCK
 from estimators.layer import LayerProfile, LayerSetup, kept_past_checkpoints, profile_layer
-from estimators.layer_ops import FLASH_ROW_BLOCK, FP32
-from estimators.logits import TRL_TOKEN_TILE, HeadProfile, profile_head, unsloth_tile
+from estimators.layer_ops import FP32
+from estimators.logits import TRL_TOKEN_TILE, HeadProfile, liger_rows, profile_head, unsloth_tile
 from estimators.margins import allocated_interval, reserved_interval
 from estimators.methods import Method, get_method
 from estimators.offload import offloaded_bytes, shared_weight
 from estimators.overhead import device_interval, workspace_bytes
 from estimators.regime import Regime, has_mask, resolve_regime
-from estimators.setup import layer_runs, layer_setup
+from estimators.setup import keeps_gradients, layer_runs, layer_setup
 from estimators.standing import standing_bytes, tensor_itemsize
 from estimators.tape import Line
 from profiles.errors import UnsupportedError
@@ -94,6 +95,7 @@ class MemoryModel:
         self._last_graph = 0.0  # outputs that are kept hold their graph, and int8's products what they read
         if self.regime.keep_outputs and self.regime.quantized == 8 and self.regime.loss != "chunked":
             self._last_graph = sum(r.count * kept_past_checkpoints(r.block, self.regime) for r in runs if r.reached)
+        self._keeps_gradients = keeps_gradients(plan)
         self._heads: dict[Hashable, HeadProfile] = {}
         self._shared_weight = shared_weight(model, self.regime, self.setup)
         indexed = self.regime.fused_layers and plan.packing  # Unsloth then makes the tables of every position
@@ -110,6 +112,7 @@ class MemoryModel:
         head = self._head(tokens)
         held = head.held * tokens
         gradients = standing.accumulated if self.setup.accumulates else 0.0
+        found = standing.accumulated if self._keeps_gradients else 0.0
         checkpoint = float(standing.checkpoints * regime.residual * model.hidden_size * tokens)
         saved = (
             self._encoder_copies
@@ -135,8 +138,8 @@ class MemoryModel:
         whole = standing.whole
         kept = saved + self._last_graph * tokens
         forward = max(
-            self._last_forward([*fixed, ("gathered", whole.forward)], gradients, kept, tokens, held),
-            [*fixed, ("gathered", whole.start), ("gradients", gradients), ("logits", held)],
+            self._last_forward([*fixed, ("gathered", whole.forward)], found, kept, tokens, held),
+            [*fixed, ("gathered", whole.start), ("gradients", found), ("logits", held)],
             key=_total,
         )
         loss: Parts = [("gathered", whole.loss), ("gradients", gradients), ("saved_activations", kept)]
@@ -155,8 +158,12 @@ class MemoryModel:
         return phases
 
     def _head(self, tokens: int) -> HeadProfile:
-        """The head's profile differs only in whether TRL's tile of rows is full, and in Unsloth's tile."""
-        tile = tokens > TRL_TOKEN_TILE, unsloth_tile(self.model, self.regime, self.setup, tokens)
+        """The head's profile differs only in whether TRL's tile of rows is full, in Unsloth's tile and Liger's rows."""
+        tile = (
+            tokens > TRL_TOKEN_TILE,
+            unsloth_tile(self.model, self.regime, self.setup, tokens),
+            liger_rows(self.model, self.regime, tokens),
+        )
         if tile not in self._heads:
             self._heads[tile] = profile_head(self.model, self.regime, self.setup, tokens=tokens)
         return self._heads[tile]
@@ -265,7 +272,8 @@ def memory_model(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> MemoryModel:
         InvalidInputError: target_modules names a module that the model does not have.
     """
     key = (
-        id(model), id(gpu), has_mask(plan), plan.packing, plan.gradient_accumulation_steps > 1,
+        id(model), id(gpu), has_mask(plan), plan.micro_batch_size > 1, plan.packing,
+        plan.gradient_accumulation_steps > 1,
         str(plan.method_options), *(v for k, v in plan.__dict__.items() if k not in _BATCH_AND_SCHEDULE),
     )  # fmt: skip
     known = _models.get(key)

@@ -148,7 +148,7 @@ class PlanFigures:
         """The memory model of `plan`: its body's, with the spread's standing bytes."""
         gpu = self.hardware.gpu
         regime = self.regime(body, spread, plan, gpu)
-        key = body, regime, self.method.trains_base and plan.gradient_accumulation_steps > 1
+        key = body, regime, plan.gradient_accumulation_steps > 1
         of_body = self._memories.get(key)
         if of_body is None:
             of_body = self._memories[key] = MemoryModel(plan, self.model, gpu)

@@ -36,7 +36,8 @@ class Regime:
     """Resolved physics of a step. Sizes in bytes per element.
 
     base: weights that are not quantised. residual: the hidden-state stream.
-    trained: base parameters that the method itself trains. `quantized` 4 or 8 bits, 0 for none. fused_kernels: the
+    trained: base parameters that the method itself trains. several: a micro-batch has more than one sequence.
+    `quantized`: 4 or 8 bits, 0 for none. fused_kernels: the
     platform is Unsloth; fused_layers: it runs layers of its own for this model and method; loss_tiled_from: tokens from
     which its loss makes tiles of the vocabulary instead of rows of all of it.
     """
@@ -51,6 +52,7 @@ class Regime:
     trained: int
     kernel: Kernel
     masked: bool
+    several: bool
     loss: LossKernel
     keep_outputs: bool
     outputs_to_fp32: bool
@@ -111,6 +113,7 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         trained=trained,
         kernel=attention_kernel(plan, model, gpu, in_half=compute < 4 and (autocast or base < 4), masked=masked),
         masked=masked,
+        several=plan.micro_batch_size > 1,
         loss=_loss_kernel(plan, model),
         keep_outputs=bool(plan.keep_outputs),
         outputs_to_fp32=autocast and plan.platform == "llamafactory",
@@ -190,10 +193,12 @@ def attention_kernel(plan: Plan, model: ModelSpec, gpu: GpuSpec, *, in_half: boo
     if plan.attention == "eager" or attention.logit_softcap or attention.sinks or without_sdpa:
         return "eager"
     capability = gpu.compute_capability or FLASH_MIN_CAPABILITY
-    flash = in_half and capability >= FLASH_MIN_CAPABILITY and attention.head_dim <= FLASH_MAX_HEAD_DIM
+    alike = attention.num_heads == attention.num_key_value_heads
+    expanded = attention.form == "falcon" and attention.num_key_value_heads == 1  # its call asks for no grouped keys
+    flash = in_half and not expanded and capability >= FLASH_MIN_CAPABILITY and attention.head_dim <= FLASH_MAX_HEAD_DIM
     if plan.attention == "flash_attention_2":
         return "flash"
     if flash and not masked and attention.head_dim == attention.v_head_dim:
         return "flash"
-    repeated = masked or attention.num_heads == attention.num_key_value_heads
+    repeated = alike or (masked and not expanded)
     return "efficient" if repeated and gpu.vendor != "CPU" else "math"

@@ -206,11 +206,13 @@ class _Run:
             if regime.checkpointing:
                 checkpoints.append(x if regime.offload_checkpoints else tape.hold(x))
                 x = run_layer(tape, x, block, regime, setup, memory.seq_len)
+                tape.drop_returned()
                 self._forget()
                 escaped.append(tape.take(memory.escaped_bytes(block, self.tokens)))
                 x.requires_grad = True
             else:
                 x = run_layer(tape, x, block, regime, setup, memory.seq_len)
+                tape.drop_returned()
         top = tape.hold(x) if checkpoints else x
         loss, logits = run_head(tape, x, self.model, regime, setup, tokens=self.tokens)
         self.drop_outputs()
@@ -252,6 +254,7 @@ class _Run:
             x.grad = None
             out = run_layer(tape, tape.hold(x), block, regime, setup, memory.seq_len)
             tape.drop(out)
+            tape.drop_returned()
             out.grad = gradient
             tape.backward()
             tape.drop_graph()

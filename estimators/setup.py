@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from estimators.layer import LayerSetup
 from estimators.methods import Method
-from estimators.methods.saved_modules import saves_head
+from estimators.methods.saved_modules import saves_embedding, saves_head
 from estimators.methods.some_layers import SomeLayers
 from estimators.regime import Regime
 from profiles.model import Block, ModelSpec
@@ -39,17 +39,23 @@ def layer_setup(method: Method, model: ModelSpec, plan: Plan, regime: Regime) ->
         trained_norms=frozenset(n.name for n in norms if method.trains_norm(n, model, plan)),
         trains_head=saves_head(model, plan),
         prefix_tokens=plan.num_virtual_tokens if method.adds_keys else 0,
-        accumulates=_finds_gradients(method, model, plan, regime),
+        input_requires_grad=_reaches_input(method, model, plan, regime),
+        accumulates=keeps_gradients(plan) or (method.id == "adalora" and regime.loss == "full"),
     )
 
 
-def _finds_gradients(method: Method, model: ModelSpec, plan: Plan, regime: Regime) -> bool:
-    """Whether gradients are there before a layer's backward, large enough to be noticed: from earlier micro-batches, or
-    from AdaLoRA's orthogonal penalty, which PEFT adds to the model's own loss and whose backward runs first."""
-    if method.id == "adalora" and regime.loss == "full":
-        return True
-    large = method.trains_base or method.trains_layers or saves_head(model, plan)
-    return large and (plan.gradient_accumulation_steps > 1 or not plan.zero_grad_set_to_none)
+def _reaches_input(method: Method, model: ModelSpec, plan: Plan, regime: Regime) -> bool:
+    # a prefix's keys need gradients in every layer: the lowest one keeps nearly as much as the others
+    trains_input = method.trains_base or method.adds_tokens or method.adds_keys or saves_embedding(model, plan)
+    norms = [n for n in model.extra_norms if n.place == "embedding"]
+    trains_norm = any(method.trains_norm(n, model, plan) or (method.id == "bitfit" and n.bias) for n in norms)
+    return regime.checkpointing or trains_input or trains_norm
+
+
+def keeps_gradients(plan: Plan) -> bool:
+    """Whether a forward finds gradients: of earlier micro-batches, or zeroed ones. AdaLoRA's backward finds some in any
+    case: those of the orthogonal penalty, which PEFT adds to the model's own loss."""
+    return plan.gradient_accumulation_steps > 1 or not plan.zero_grad_set_to_none
 
 
 def layer_runs(method: Method, model: ModelSpec, plan: Plan, regime: Regime) -> list[LayerRun]:
@@ -57,7 +63,12 @@ def layer_runs(method: Method, model: ModelSpec, plan: Plan, regime: Regime) -> 
     setup = layer_setup(method, model, plan, regime)
     if isinstance(method, SomeLayers):
         return _some_trained(method, model, plan, regime, setup)
-    return [LayerRun(g.count, g.block, regime, setup) for g in model.layers]
+    above = replace(setup, input_requires_grad=True)
+    runs = [LayerRun(g.count, g.block, regime, above) for g in model.layers]
+    if not setup.input_requires_grad:
+        first = runs[0]
+        runs[:1] = [replace(first, count=1, setup=setup), replace(first, count=first.count - 1)]
+    return [run for run in runs if run.count]
 
 
 def _some_trained(
@@ -73,6 +84,7 @@ def _some_trained(
     runs: list[LayerRun] = []
     own = replace(regime, base=regime.trained)
     checkpointed = regime.checkpointing and plan.platform != "llamafactory"
+    setup = replace(setup, input_requires_grad=True)
     below = not checkpointed
     for count, block, is_trained in method.split_layers(model, plan):
         if not is_trained and below:

@@ -76,12 +76,13 @@ class Tape:
     """Counts live bytes, and keeps the candidates for the highest point since the last `mark`: where memory has risen
     and is about to fall."""
 
-    __slots__ = ("_before_last_save", "_kept", "_lines", "_rising", "constant", "nodes", "per_token")
+    __slots__ = ("_before_last_save", "_kept", "_lines", "_rising", "constant", "nodes", "per_token", "returned")
 
     def __init__(self) -> None:
         self.per_token = 0.0
         self.constant = 0.0
         self.nodes: list[_Node] = []
+        self.returned: list[Tensor] = []  # what a layer hands out beside its result
         self._kept: list[Buffer] = []
         self._lines: list[Line] = []
         self._before_last_save = 0
@@ -141,6 +142,11 @@ class Tape:
         """Python lets go of these tensors."""
         for t in tensors:
             self.release(t.buffer)
+
+    def drop_returned(self) -> None:
+        """Nobody looks at what the layer returned beside its result."""
+        self.drop(*self.returned)
+        self.returned.clear()
 
     def keep(self, buffer: Buffer) -> None:
         """A function keeps this on its own, not by save_for_backward: it goes with the graph, not with the node."""

@@ -11,11 +11,13 @@ NESTED_TABLES = 1024 + 512  # the 256-entry code of the nested state, and its of
 
 
 def is_quantized(linear: Linear, regime: Regime) -> bool:
-    """bitsandbytes replaces nn.Linear but the head; fused experts are bare tensors, which transformers 5 leaves as they
-    are (checked on Mixtral) and Unsloth's own checkpoints store in 4 bits."""
+    """transformers 5 (integrations/bitsandbytes.py) replaces nn.Linear, no subclass of it, and not the head; fused
+    experts are bare tensors, which it leaves as they are and Unsloth's own checkpoints store in 4 bits."""
     if not regime.quantized or linear.role == "head":
         return False
-    return linear.kind != "parameter" or (regime.fused_kernels and regime.quantized == 4)
+    if linear.kind == "parameter":
+        return regime.fused_kernels and regime.quantized == 4
+    return linear.kind != "subclass"
 
 
 def linear_bytes(linear: Linear, regime: Regime) -> float:

@@ -157,6 +157,7 @@ def decoder(
     norm_kind: NormKind = "rmsnorm",
     norm_bias: bool = False,
     norm_affine: bool = True,
+    norm_wide: bool = False,
     embedding: str = "model.embed_tokens",
     head_bias: bool = False,
     hidden_size: int | None = None,
@@ -169,7 +170,15 @@ def decoder(
     that replace the usual ones.
     """
     hidden_size, vocab_size = hidden_size or f.hidden_size, vocab_size or f.count("vocab_size")
-    final = Norm(name=norm, size=hidden_size, kind=norm_kind, bias=norm_bias, affine=norm_affine, place="final")
+    final = Norm(
+        name=norm,
+        size=hidden_size,
+        kind=norm_kind,
+        bias=norm_bias,
+        affine=norm_affine,
+        wide=norm_wide,
+        place="final",
+    )
     values: dict[str, Any] = {
         "max_position_embeddings": f.max_position_embeddings(default=max_positions),
         "extra_norms": (final,),

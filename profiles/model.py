@@ -13,7 +13,8 @@ from profiles.record import Record
 
 StoredType = Literal["bf16", "fp16", "fp32"]
 NormKind = Literal["rmsnorm", "layernorm"]
-LinearKind = Literal["linear", "conv1d", "parameter"]
+LinearKind = Literal["linear", "conv1d", "parameter", "subclass"]
+AttentionForm = Literal["usual", "gptj", "gpt_neo", "bloom", "falcon"]
 STORED: dict[str, StoredType] = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
@@ -22,7 +23,8 @@ class Linear(Record):
 
     `name` is the path inside its layer (`self_attn.q_proj`), or the whole path when it stands outside the layers
     (`lm_head`). kind "parameter" is a bare tensor (fused experts, routers), `name` then being the parameter's path:
-    PEFT's target_modules and bitsandbytes do not see it. `active` is how many of the copies a token passes through.
+    PEFT's target_modules and bitsandbytes do not see it. kind "subclass" is a class derived from nn.Linear, which PEFT
+    takes and transformers 5 does not quantise. `active` is how many of the copies a token passes through.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Norm(Record):
     """A normalisation layer over `size` features. `place` says where it stands in the block.
 
     `per_head`: one vector of `size` = head_dim serves every head. `affine` False: no weight and no bias at all.
+    `wide`: the weight multiplies in fp32, before the result is cast back; a wide LayerNorm is written out in Python.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Norm(Record):
     ] = "pre_attention"
     per_head: bool = False
     affine: bool = True
+    wide: bool = False
 
     @property
     def parameters(self) -> int:
@@ -87,7 +91,10 @@ class Norm(Record):
 
 
 class Attention(Record):
-    """Attention shapes. `head_dim` is the width of q and k; `v_head_dim` that of v (they differ under MLA)."""
+    """Attention shapes. `head_dim` is the width of q and k; `v_head_dim` that of v (they differ under MLA).
+
+    `form`: the family whose class writes attention out in its own way, and returns the weights with the layer's output.
+    """
 
     num_heads: PositiveInt
     num_key_value_heads: PositiveInt
@@ -100,6 +107,7 @@ class Attention(Record):
     sliding_window: PositiveInt | None = None
     logit_softcap: bool = False
     sinks: bool = False
+    form: AttentionForm = "usual"
     kind: Literal["standard", "mla"] = "standard"
 
     @property

@@ -24,7 +24,7 @@ class QLora(Lora):
 
 def _has_quantizable(model: ModelSpec) -> bool:
     """Tell whether bitsandbytes finds anything to replace: it takes nn.Linear and GPT-2's Conv1D."""
-    return any(x.kind != "parameter" for g in model.layers for x in g.block.linears)
+    return any(x.kind not in ("parameter", "subclass") for g in model.layers for x in g.block.linears)
 
 
 METHOD = QLora()

@@ -104,7 +104,10 @@ def empty_model(plan: Plan, spec: ModelSpec, regime: Regime, *, num_layers: int)
         if plan.task in ("classification", "reward"):
             family = transformers.AutoModelForSequenceClassification
             config.pad_token_id = config.pad_token_id or 0
-        dtype = {2: DTYPES[regime.compute_dtype if regime.compute < 4 else "bf16"], 4: torch.float32}[regime.base]
+        size = (
+            regime.compute if regime.quantized else regime.base
+        )  # k-bit preparation widens what was loaded in 16 bits
+        dtype = {2: DTYPES[regime.compute_dtype if regime.compute < 4 else "bf16"], 4: torch.float32}[size]
         capped = spec.layers[0].block.attention.logit_softcap  # transformers has no SDPA for Gemma 2
         attention = "eager" if regime.kernel == "eager" or capped else "sdpa"
         with torch.device("meta"), no_init_weights():

@@ -21,16 +21,19 @@ def attention_kernel(
     masked: bool,
     heads: int,
     kv_heads: int,
+    gqa: bool,
     dims: tuple[int, int],
 ) -> str:
     """The kernel that scaled_dot_product_attention takes: "flash", "efficient" or "math" (sdp_utils.cpp).
 
-    dims: head_dim of queries and of values. Flash: half precision, no mask, compute capability 8.0, head_dim to 256.
-    Efficient: equal numbers of heads; bf16 from 8.0.
+    dims: head_dim of queries and of values. gqa: the call allows key heads to be fewer (enable_gqa; Falcon's does not).
+    Flash: half precision, no mask, compute capability 8.0, head_dim to 256. Efficient: equal numbers of heads; bf16
+    from 8.0.
     """
     if (
         half
         and not masked
+        and (gqa or heads == kv_heads)
         and capability >= FLASH_MIN_CAPABILITY
         and dims[0] == dims[1]
         and dims[0] <= FLASH_MAX_HEAD_DIM

@@ -90,8 +90,6 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return the mean loss; keep the gradients of both arguments."""
-        if torch.is_autocast_enabled("cuda"):
-            hidden, weight = (x.to(torch.get_autocast_dtype("cuda")) for x in (hidden, weight))
         rows = hidden.shape[0]
         ratio = -(-weight.shape[0] // weight.shape[1])
         chunk = 1 << (-(-rows // ratio) - 1).bit_length()

@@ -11,13 +11,17 @@ from estimators.simulate.kernels import attention_kernel
 _libraries: list[Any] = []  # a torch.library.Library undoes its registrations when it goes
 
 Apply = Any
+FLASH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PAGED_MIN_ELEMENTS = 100_000  # bitsandbytes optim/optimizer.py get_state_buffer
 
 
-def apply_patches(*, capability: tuple[int, int], expand_kv_heads: bool = False) -> None:
+def apply_patches(
+    *, capability: tuple[int, int], expand_kv_heads: bool = False, flash_dtype: str | None = None
+) -> None:
     """Make this process act as one with a GPU of this compute capability.
 
-    expand_kv_heads: the run repeats key and value heads itself before attention.
+    expand_kv_heads: the run repeats key and value heads itself before attention. flash_dtype: FlashAttention 2 runs in
+    the place of SDPA, and casts fp32 inputs to this.
     """
     torch.compile = _uncompiled  # bitsandbytes compiles CPU kernels when imported: two seconds for nothing
     _device_answers(capability)
@@ -25,7 +29,7 @@ def apply_patches(*, capability: tuple[int, int], expand_kv_heads: bool = False)
     _foreach_accepts_fake()
     _optimizers_without_device()
     torch.nn.Module._apply = _apply
-    _attention(capability, expand_kv_heads)
+    _attention(capability, expand_kv_heads, FLASH_DTYPES.get(flash_dtype or ""))
     import transformers.utils.import_utils as import_utils
 
     import_utils.is_fake_tensor = lambda _: False  # the masks shall be examined as they are on a device
@@ -111,7 +115,7 @@ def _apply(
     return self
 
 
-def _attention(capability: tuple[int, int], expand_kv_heads: bool) -> None:
+def _attention(capability: tuple[int, int], expand_kv_heads: bool, flash_dtype: torch.dtype | None) -> None:
     """scaled_dot_product_attention with the kernel that the GPU would take."""
     original = torch.nn.functional.scaled_dot_product_attention
 
@@ -132,6 +136,8 @@ def _attention(capability: tuple[int, int], expand_kv_heads: bool) -> None:
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
             if attn_mask is not None and attn_mask.is_floating_point():
                 attn_mask = attn_mask.to(dtype)
+        elif flash_dtype is not None and query.dtype == torch.float32:
+            query, key, value = (x.to(flash_dtype) for x in (query, key, value))
         if expand_kv_heads and key.shape[1] != query.shape[1]:
             repeats = query.shape[1] // key.shape[1]
             key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
@@ -143,6 +149,7 @@ def _attention(capability: tuple[int, int], expand_kv_heads: bool) -> None:
             masked=attn_mask is not None,
             heads=query.shape[1],
             kv_heads=key.shape[1],
+            gqa=enable_gqa,
             dims=(query.shape[-1], value.shape[-1]),
         )
         with torch.autocast("cuda", enabled=False):

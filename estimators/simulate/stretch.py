@@ -66,7 +66,7 @@ class _Stretcher:
             following[i] = storages[events[i + 1]].layer if events[i + 1] >= 0 else following[i + 1]
         owner, run, born = -1, list[int](), set[int]()
         for event, next_layer in zip(events, following, strict=True):
-            within_turn = mark.stage == "optimizer" and ~event in born and next_layer == owner
+            within_turn = mark.stage == "optimizer" and owner >= 0 and ~event in born and next_layer == owner
             layer = owner if within_turn else storages[event if event >= 0 else ~event].layer
             if layer != owner and run:
                 yield owner, run

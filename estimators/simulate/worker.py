@@ -132,7 +132,11 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int, tuple[Operation, ...]]
     install_device_guard()
     skip_needless_imports()
     capability = job.hardware.gpu.compute_capability or DEFAULT_CAPABILITY
-    apply_patches(capability=capability, expand_kv_heads=job.expand_kv_heads)
+    apply_patches(
+        capability=capability,
+        expand_kv_heads=job.expand_kv_heads,
+        flash_dtype=_flash_dtype(job),
+    )
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from estimators.simulate.build import build
@@ -145,7 +149,9 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int, tuple[Operation, ...]]
     regime = resolve_regime(plan, spec, job.hardware.gpu)
     batches = job.batches or ((plan.micro_batch_size, plan.seq_len),) * 2
     tally = Tally(repeated=REPEATED, times=spec.num_hidden_layers - layers + 1)
-    tracker = Tracker(workspace=cublas_workspace(capability), boolean=not regime.masked)
+    tracker = Tracker(
+        workspace=cublas_workspace(capability), boolean=not regime.masked or plan.attention == "flash_attention_2"
+    )
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), tracker:
             built = build(job, regime, tracker, num_layers=layers)
@@ -157,6 +163,13 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int, tuple[Operation, ...]]
     except Exception as error:
         raise SimulationError(tracker.where(), error) from error
     return trace, trainable, tally.operations()
+
+
+def _flash_dtype(job: Job) -> str | None:
+    """What FlashAttention 2 casts fp32 inputs to (transformers modeling_flash_attention_utils.py); None: SDPA runs."""
+    if job.plan.attention != "flash_attention_2":
+        return None
+    return resolve_regime(job.plan, job.model, job.hardware.gpu).compute_dtype
 
 
 def _uniform(job: Job) -> bool:
@@ -172,5 +185,5 @@ def _uniform(job: Job) -> bool:
         return False
     if any("layer" in option for option in job.plan.method_options):
         return False  # the method itself names layers
-    kinds: Any = job.model.config.get("layer_types")
-    return not kinds or len(set(kinds)) == 1
+    kinds: list[Any] = [job.model.config.get(key) or () for key in ("layer_types", "no_rope_layers")]
+    return all(len(set(kind)) <= 1 for kind in kinds)

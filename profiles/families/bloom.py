@@ -9,8 +9,8 @@ def describe(f: ConfigReader) -> ModelSpec:
     """Pre-norm layers, MLP four times as wide; hub configs name the width n_embed."""
     hidden_size, heads = f.count("n_embed", "hidden_size"), f.count("n_head", "num_attention_heads")
     block = Block(
-        attention=multi_head(f, hidden_size, heads, rotary=False, alibi=True),
-        mlp=Mlp(intermediate_size=4 * hidden_size, gated=False, activation="gelu"),
+        attention=multi_head(f, hidden_size, heads, rotary=False, alibi=True, form="bloom"),
+        mlp=Mlp(intermediate_size=4 * hidden_size, gated=False, activation="bloom_gelu"),
         linears=(
             Linear(
                 name="self_attention.query_key_value",

@@ -17,11 +17,11 @@ def describe(f: ConfigReader) -> ModelSpec:
     """Parallel layers; Command R7B (cohere2) slides in three layers of four, and rotates only there."""
     second, hidden_size, layers = f.config["model_type"] == "cohere2", f.hidden_size, f.num_hidden_layers()
     attention = read_attention(f)
-    norms = [Norm(name="input_layernorm", size=hidden_size, kind="layernorm")]
+    norms = [Norm(name="input_layernorm", size=hidden_size, kind="layernorm", wide=True)]
     if not second and f.flag("use_qk_norm", default=False):
         norms += [
-            Norm(name="self_attn.q_norm", size=attention.q_width, kind="layernorm", place="q"),
-            Norm(name="self_attn.k_norm", size=attention.kv_width, kind="layernorm", place="k"),
+            Norm(name="self_attn.q_norm", size=attention.q_width, kind="layernorm", wide=True, place="q"),
+            Norm(name="self_attn.k_norm", size=attention.kv_width, kind="layernorm", wide=True, place="k"),
         ]
     linears = (
         *attention_linears(attention, hidden_size, bias=f.flag("attention_bias", default=False)),
@@ -43,4 +43,5 @@ def describe(f: ConfigReader) -> ModelSpec:
         tied=True,
         max_positions=8192,
         norm_kind="layernorm",
+        norm_wide=True,
     )

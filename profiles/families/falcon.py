@@ -26,18 +26,18 @@ def describe(f: ConfigReader) -> ModelSpec:
         v_head_dim=head_dim,
         rotary=not alibi,
         alibi=alibi,
+        form="falcon",
     )
     qkv = attention.q_width + 2 * attention.kv_width
+    linears = (
+        Linear(name="self_attention.query_key_value", role="qkv", in_features=hidden_size, out_features=qkv, bias=bias),
+        Linear(name="self_attention.dense", role="o", in_features=hidden_size, out_features=hidden_size, bias=bias),
+        *plain_linears(hidden_size, width, up="mlp.dense_h_to_4h", down="mlp.dense_4h_to_h", bias=bias),
+    )
     block = Block(
         attention=attention,
         mlp=Mlp(intermediate_size=width, gated=False, activation=f.text("activation", default="gelu")),
-        linears=(
-            Linear(
-                name="self_attention.query_key_value", role="qkv", in_features=hidden_size, out_features=qkv, bias=bias
-            ),
-            Linear(name="self_attention.dense", role="o", in_features=hidden_size, out_features=hidden_size, bias=bias),
-            *plain_linears(hidden_size, width, up="mlp.dense_h_to_4h", down="mlp.dense_4h_to_h", bias=bias),
-        ),
+        linears=tuple(x.replace(kind="subclass") for x in linears),  # FalconLinear
         norms=_norms(f, hidden_size, new, parallel),
         parallel=parallel,
     )

@@ -60,6 +60,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     norms = pre_norms(hidden_size) if model_type == "gemma" else _sandwich_norms(hidden_size)
     if model_type == "gemma3_text":
         norms = (*norms, *head_norms(head_dim))
+    norms = tuple(n.replace(wide=True) for n in norms)
     mlp = Mlp(
         intermediate_size=width, activation=f.text("hidden_activation", "hidden_act", default="gelu_pytorch_tanh")
     )
@@ -77,6 +78,7 @@ def describe(f: ConfigReader) -> ModelSpec:
         layers=layer_groups(kinds, block),
         tied=True,
         max_positions=g.max_positions,
+        norm_wide=True,
         vocab_size=f.count("vocab_size", default=g.vocab_size),
         final_logit_softcap=f.config.get("final_logit_softcapping", g.final_cap) is not None,
     )

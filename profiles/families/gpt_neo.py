@@ -10,7 +10,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     hidden_size, heads = f.hidden_size, f.count("num_heads", "num_attention_heads")
     width = f.optional_count("intermediate_size") or 4 * hidden_size
     positions, window = f.max_position_embeddings(default=2048), f.count("window_size", default=256)
-    attention = multi_head(f, hidden_size, heads, rotary=False)
+    attention = multi_head(f, hidden_size, heads, rotary=False, form="gpt_neo")
 
     def block(local: bool) -> Block:
         return Block(

@@ -38,7 +38,7 @@ def describe(f: ConfigReader) -> ModelSpec:
             attention=attention.replace(sliding_window=window if slides else None),
             mlp=mlp,
             linears=linears,
-            norms=pre_norms(hidden_size),
+            norms=tuple(n.replace(wide=True) for n in pre_norms(hidden_size)),
             other_parameters=attention.num_heads + experts * (2 * width + hidden_size),
         )
 
@@ -48,4 +48,5 @@ def describe(f: ConfigReader) -> ModelSpec:
         layers=layer_groups(sliding_layers(f, layers, full_every=2), block),
         tied=False,
         max_positions=131072,
+        norm_wide=True,
     )

@@ -9,7 +9,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     """Parallel layers; rotary_dim features of each head are rotated."""
     hidden_size, heads = f.count("n_embd", "hidden_size"), f.count("n_head", "num_attention_heads")
     width = f.optional_count("n_inner") or 4 * hidden_size
-    attention = multi_head(f, hidden_size, heads)
+    attention = multi_head(f, hidden_size, heads, form="gptj")
     rotary = f.optional_count("rotary_dim", 64)
     if rotary is not None and rotary > attention.head_dim:
         raise f.error("rotary_dim", f"{rotary} is more than the {attention.head_dim} features of a head")

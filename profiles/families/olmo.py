@@ -25,10 +25,10 @@ def describe(f: ConfigReader) -> ModelSpec:
         norms = tuple(n.replace(kind="layernorm", affine=False) for n in pre_norms(hidden_size))
     else:
         norms = (
-            Norm(name="self_attn.q_norm", size=attention.q_width, place="q"),
-            Norm(name="self_attn.k_norm", size=attention.kv_width, place="k"),
-            Norm(name="post_attention_layernorm", size=hidden_size, place="post_attention"),
-            Norm(name="post_feedforward_layernorm", size=hidden_size, place="post_mlp"),
+            Norm(name="self_attn.q_norm", size=attention.q_width, place="q", wide=True),
+            Norm(name="self_attn.k_norm", size=attention.kv_width, place="k", wide=True),
+            Norm(name="post_attention_layernorm", size=hidden_size, place="post_attention", wide=True),
+            Norm(name="post_feedforward_layernorm", size=hidden_size, place="post_mlp", wide=True),
         )
     linears = (
         *attention_linears(attention, hidden_size, bias=f.flag("attention_bias", default=False)),
@@ -49,4 +49,5 @@ def describe(f: ConfigReader) -> ModelSpec:
         max_positions=2048,
         norm_kind="layernorm" if model_type == "olmo" else "rmsnorm",
         norm_affine=model_type != "olmo",
+        norm_wide=model_type != "olmo",
     )

@@ -142,6 +142,8 @@ def test_a_snapshot_holds_every_allocation_and_what_is_left(tmp_path):
         ("math", {"capability": (7, 5), "bf16": True, "kv_heads": 32}),
         ("efficient", {"capability": (7, 5), "bf16": False, "kv_heads": 32}),
         ("math", {"dims": (512, 512)}),
+        ("math", {"kv_heads": 1, "gqa": False}),  # Falcon's one key head
+        ("flash", {"kv_heads": 32, "gqa": False}),
         ("efficient", {"half": False, "bf16": False, "kv_heads": 32}),
         ("efficient", {"dims": (192, 128), "kv_heads": 32}),
     ],
@@ -149,7 +151,7 @@ def test_a_snapshot_holds_every_allocation_and_what_is_left(tmp_path):
 def test_the_attention_kernel_follows_the_card_and_the_mask(kernel, changes):
     usual = {
         "capability": (8, 9), "half": True, "bf16": True, "masked": False, "heads": 32, "kv_heads": 8,
-        "dims": (128, 128),
+        "gqa": True, "dims": (128, 128),
     }  # fmt: skip
     assert attention_kernel(**{**usual, **changes}) == kernel
 
