@@ -366,7 +366,8 @@ def test_a_hostile_name_stays_a_value(name: str) -> None:
     loaded = yaml.safe_load(odd.files["train.yaml"])
     assert loaded["model_name_or_path"] == name
     assert loaded.keys() == yaml.safe_load(reference.files["train.yaml"]).keys()
-    assert {f for f in odd.files if odd.files[f] != reference.files[f]} <= {"train.yaml", "README.md"}
+    assert json.loads(odd.files["plan.json"])["source"]["model_ref"] == name
+    assert {f for f in odd.files if odd.files[f] != reference.files[f]} <= {"train.yaml", "README.md", "plan.json"}
     assert odd.command == reference.command
 
 
