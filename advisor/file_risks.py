@@ -42,7 +42,8 @@ def precision(case: Case) -> Iterator[Finding]:
     plan, gpu = case.plan, case.hardware.gpu
     floats = {plan.quantization, plan.compute_dtype}
     if gpu.bf16 is False and "bf16" in floats and gpu.vendor != "CPU":
-        yield _error("bf16", f"{gpu.name} has no bf16: the trainer stops or is very slow", "fp16 instead of bf16")
+        text = f"{gpu.name} has no bf16 units: torch emulates it, which is very slow, or the trainer stops"
+        yield _warning("bf16", text, "fp16 instead of bf16")
     if gpu.vendor == "CPU" and "bf16" in floats:
         yield _warning("bf16", "on a CPU transformers takes bf16 only beside use_cpu", "use_cpu: true")
     if gpu.bf16 and "fp16" in floats and gpu.vendor != "CPU":

@@ -218,7 +218,7 @@ NOTEBOOK = (CONFIGS / "unsloth" / "notebook.py").read_text()
 @pytest.mark.parametrize(
     ("text", "gpu", "level", "key"),
     [
-        (TEXT, "t4", "error", "bf16"),
+        (TEXT, "t4", "warning", "bf16"),
         (TRL + "fp16: true\n", "rtx4090", "warning", "fp16"),
         (TRL + "attn_implementation: flash_attention_2\n", "t4", "error", "attn_implementation"),
         (TRL + "attn_implementation: flash_attention_2\n", "rtx4090", "warning", "attn_implementation"),
