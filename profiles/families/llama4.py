@@ -15,7 +15,7 @@ from profiles.model import Block, Mlp, ModelSpec, Norm
 
 
 def describe(f: ConfigReader) -> ModelSpec:
-    """moe_layers (or every interleave_moe_layer_step-th) are mixtures; the router is a real nn.Linear.
+    """moe_layers (or every interleave_moe_layer_step-th) are mixtures; the router is a class derived from nn.Linear.
 
     Rotating layers attend in chunks of attention_chunk_size, recorded as their sliding window.
     """
@@ -27,7 +27,7 @@ def describe(f: ConfigReader) -> ModelSpec:
         hidden_size, width, experts=experts, active=active, path="feed_forward", router="router"
     )
     mixture = (
-        router.replace(name="feed_forward.router", kind="linear"),
+        router.replace(name="feed_forward.router", kind="subclass"),
         *fused,
         *gated_linears(hidden_size, width, path="feed_forward.shared_expert", shared=True),
     )

@@ -108,8 +108,7 @@ def real_parts(model: Any) -> tuple[dict[str, tuple[Any, ...]], dict[str, tuple[
         if isinstance(module, torch.nn.Linear | Conv1D):
             flip = isinstance(module, Conv1D)
             shape = tuple(module.weight.shape)
-            own_forward = type(module).__name__ == "FalconLinear"
-            kind = "conv1d" if flip else "subclass" if own_forward else "linear"
+            kind = "conv1d" if flip else "linear" if type(module) is torch.nn.Linear else "subclass"
             linears[name] = (*(shape if flip else shape[::-1]), module.bias is not None, kind)
         elif isinstance(module, torch.nn.Embedding):
             pass
