@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from estimators import layer_ops as ops
 from estimators.adapters import linear
 from estimators.attention_ops import attention_core
+from estimators.expert_ops import mixture
 from estimators.fused_layer import fused_layer_forward, is_fused
 from estimators.layer_ops import Scope
 from estimators.regime import Regime
@@ -262,7 +263,7 @@ def _mla_projections(scope: Scope, block: Block, z: Tensor) -> tuple[Tensor, Ten
 def mlp(scope: Scope, block: Block, z: Tensor) -> Tensor:
     """Plain, gated or mixture of experts. z stays with the caller."""
     if block.mlp.experts:
-        return _mixture(scope, block, z)
+        return mixture(scope, block, z, _dense_mlp)
     return _dense_mlp(scope, block, z, _by_role(block))
 
 
@@ -287,37 +288,4 @@ def _dense_mlp(scope: Scope, block: Block, z: Tensor, lin: dict[str, Linear]) ->
         tape.drop(up)
     out = linear(scope, hidden, lin["down"])
     tape.drop(hidden)
-    return out
-
-
-def _mixture(scope: Scope, block: Block, z: Tensor) -> Tensor:
-    """Router, then each token through `experts_per_token` experts, gathered and scattered back; shared experts beside.
-
-    transformers 5 runs the experts on a copy of each token per expert (integrations/moe.py, grouped_mm).
-    """
-    tape, k = scope.tape, block.mlp.experts_per_token
-    lin = _by_role(block)
-    shared = {str(x.role): x for x in block.linears if x.shared_expert}
-    router = linear(scope, z, lin["router"])
-    scores = tape.op(router, width=router.width, itemsize=ops.FP32)
-    tape.save_output(scores)
-    tape.drop(router)
-    gathered = tape.op(z, width=z.width * k, itemsize=z.itemsize)
-    fused = lin.get("gate_up") or lin["gate"]
-    gate_up = linear(scope, gathered, fused, tokens=k)
-    inner = gate_up.width / 2 if "gate_up" in lin else gate_up.width
-    gate = ops.narrow(scope, gate_up, int(inner))
-    up = ops.narrow(scope, gate_up, int(inner)) if "gate_up" in lin else linear(scope, gathered, lin["up"], tokens=k)
-    tape.drop(gate_up, gathered)
-    acted = ops.activation(scope, gate, block.mlp.activation)
-    tape.drop(gate)
-    hidden = ops.multiply(scope, acted, up)
-    down = linear(scope, hidden, lin["down"], tokens=k)
-    tape.drop(hidden)
-    weighted = tape.op(down, scores, width=down.width, itemsize=down.itemsize, saved=[down.buffer, scores.buffer])
-    tape.drop(down, scores)
-    out = tape.op(weighted, width=z.width, itemsize=z.itemsize)
-    tape.drop(weighted)
-    if shared:
-        out = ops.residual_add(scope, out, _dense_mlp(scope, block, z, shared))
     return out

@@ -349,8 +349,14 @@ def _bloom_gelu(scope: Scope, x: Tensor) -> Tensor:
     return scope.tape.op(x, width=x.width, itemsize=x.itemsize, saved=[x.buffer], scratch=(4.0 * size, 0.0))
 
 
-def multiply(scope: Scope, x: Tensor, y: Tensor) -> Tensor:
-    """x * y, both saved; both dropped."""
-    out = scope.tape.op(x, y, width=x.width, itemsize=max(x.itemsize, y.itemsize), saved=[x.buffer, y.buffer])
+def multiply(scope: Scope, x: Tensor, y: Tensor, width: float | None = None) -> Tensor:
+    """x * y, both saved; both dropped. `width`: the wider one's, where they differ."""
+    out = scope.tape.op(
+        x,
+        y,
+        width=x.width if width is None else width,
+        itemsize=max(x.itemsize, y.itemsize),
+        saved=[x.buffer, y.buffer],
+    )
     scope.tape.drop(x, y)
     return out

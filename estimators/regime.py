@@ -21,6 +21,7 @@ Kernel = Literal["flash", "efficient", "math", "eager"]
 # and gpt-oss are others, known by their soft cap and sinks.
 WITHOUT_SDPA = frozenset({"bloom", "deberta-v2", "gpt_neo", "gptj"})
 FLASH_MAX_HEAD_DIM = 256  # aten/native/transformers/cuda/sdp_utils.cpp: check_head_dim_size_flash
+GROUPED_MIN_CAPABILITY = (8, 0)  # transformers integrations/moe.py _can_use_grouped_mm
 FLASH_MIN_CAPABILITY = (8, 0)  # check_flash_attention_hardware_support
 # unsloth 2026.10.9 models/loader.py: families with layers of Unsloth's own; all others run transformers', compiled
 UNSLOTH_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"})
@@ -37,7 +38,7 @@ class Regime:
 
     base: weights that are not quantised. residual: the hidden-state stream.
     trained: base parameters that the method itself trains. several: a micro-batch has more than one sequence.
-    `quantized`: 4 or 8 bits, 0 for none. fused_kernels: the
+    grouped: experts run in one kernel. `quantized`: 4 or 8 bits, 0 for none. fused_kernels: the
     platform is Unsloth; fused_layers: it runs layers of its own for this model and method; loss_tiled_from: tokens from
     which its loss makes tiles of the vocabulary instead of rows of all of it.
     """
@@ -53,6 +54,7 @@ class Regime:
     kernel: Kernel
     masked: bool
     several: bool
+    grouped: bool
     loss: LossKernel
     keep_outputs: bool
     outputs_to_fp32: bool
@@ -114,6 +116,7 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         kernel=attention_kernel(plan, model, gpu, in_half=compute < 4 and (autocast or base < 4), masked=masked),
         masked=masked,
         several=plan.micro_batch_size > 1,
+        grouped=(gpu.compute_capability or FLASH_MIN_CAPABILITY) >= GROUPED_MIN_CAPABILITY,
         loss=_loss_kernel(plan, model),
         keep_outputs=bool(plan.keep_outputs),
         outputs_to_fp32=autocast and plan.platform == "llamafactory",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from estimators.methods.base import AdaptedLinear, TrainedTensors
+from estimators.methods.fused_experts import with_experts
 from estimators.methods.linear_adapter import LinearAdapter
 from profiles.model import ModelSpec
 from profiles.plan import FOUR_BIT, QUANTIZED, Plan
@@ -15,6 +16,10 @@ class Lora(LinearAdapter):
     title = "LoRA"
     peft_type = "LORA"
     starts_from_weights = False  # the start is computed from the base's weights, which then have to be floats
+
+    def adapted(self, model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
+        """The linears that `target_modules` names, fused experts among them."""
+        return with_experts(super().adapted(model, plan), model, plan)
 
     def parameters(self, x: AdaptedLinear, plan: Plan) -> Iterator[TrainedTensors]:
         """A, B and, of DoRA, the magnitude vector."""

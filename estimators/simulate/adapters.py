@@ -66,7 +66,7 @@ def peft_config(plan: Plan, spec: ModelSpec) -> Any:
             f"this PEFT has no method {name!r}", f"it has {', '.join(map(str, PEFT_TYPE_TO_CONFIG_MAPPING))}"
         )
     task = "SEQ_CLS" if plan.task in ("classification", "reward") else TASK_TYPES.get(spec.kind)
-    return _make(kind, {"task_type": task} | ({} if explicit else _settings(name, plan)) | options)
+    return _make(kind, {"task_type": task} | ({} if explicit else _settings(name, plan, spec)) | options)
 
 
 def peft_type(plan: Plan) -> str | None:
@@ -75,7 +75,13 @@ def peft_type(plan: Plan) -> str | None:
     return get_method(plan.method).peft_type if given is None else str(given)
 
 
-def _settings(name: str | None, plan: Plan) -> dict[str, Any]:
+def _linear_names(spec: ModelSpec) -> list[str]:
+    """LLaMA-Factory's "all" (model_utils/misc.py find_all_linear_modules): the names of the linears that it finds."""
+    linears = (x for g in spec.layers for x in g.block.linears)
+    return sorted({x.name.rsplit(".", 1)[-1] for x in linears if x.kind != "parameter"})
+
+
+def _settings(name: str | None, plan: Plan, spec: ModelSpec) -> dict[str, Any]:
     """What the plan's own fields say, under PEFT's names."""
     if name in PROMPTS:
         settings: dict[str, Any] = {"num_virtual_tokens": plan.num_virtual_tokens}
@@ -86,6 +92,8 @@ def _settings(name: str | None, plan: Plan) -> dict[str, Any]:
         return settings
     everywhere = "all-linear" in plan.target_modules
     settings = {"target_modules": "all-linear" if everywhere else list(plan.target_modules)}
+    if everywhere and plan.platform == "llamafactory" and name == "LORA":
+        settings["target_modules"] = _linear_names(spec)
     if everywhere and name in OWN_TARGETS:
         del settings["target_modules"]
     if name in WITH_RANK:

@@ -20,6 +20,7 @@ from profiles.plan import Plan
 
 SHARED = {
     "base",
+    "fused_experts",
     "linear_adapter",
     "projected",
     "saved_modules",
@@ -225,3 +226,40 @@ def _wrapped(name: str, asked: Plan, model: ModelSpec) -> Any:
     if asked.method in ("qlora", "loraplus"):
         asked = asked.replace(method="lora", quantization="bf16")
     return wrap(base, asked, model, resolve_regime(asked, model, CARD.gpu))
+
+
+MOE_SIZES: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "vocab_size": 300, "num_experts_per_tok": 2, "tie_word_embeddings": False,
+}  # fmt: skip
+LATENT: dict[str, Any] = {
+    "n_routed_experts": 4, "num_key_value_heads": 4, "n_group": 1, "topk_group": 1, "q_lora_rank": 16,
+    "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 1,
+    "n_shared_experts": 1,
+}  # fmt: skip
+EXPERTS: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 4, "num_key_value_heads": 2},
+    "qwen2_moe": {"num_experts": 4, "num_key_value_heads": 2, "shared_expert_intermediate_size": 48},
+    "qwen3_moe": {"num_experts": 4, "num_key_value_heads": 2, "head_dim": 16},
+    "deepseek_v2": LATENT,
+    "deepseek_v3": LATENT,
+    "glm4_moe": {
+        "n_routed_experts": 4, "num_key_value_heads": 2, "head_dim": 16, "n_group": 1, "topk_group": 1,
+        "first_k_dense_replace": 1, "n_shared_experts": 1,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.platform
+@pytest.mark.parametrize("family", EXPERTS)
+def test_lora_on_all_linears_of_fused_experts_is_peft_s(family: str) -> None:
+    """PEFT takes all-linear to mean the experts too, in the families whose experts were modules once."""
+    peft = pytest.importorskip("peft")
+    import transformers
+
+    config = {"model_type": family, **MOE_SIZES, **EXPERTS[family]}
+    made = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**config))
+    spec = describe_model({**config, "architectures": [type(made).__name__]}, family)
+    adapted = peft.get_peft_model(made, peft.LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert get_method("lora").trainable_parameters(spec, Plan(model="m", lora_rank=8)) == trainable
