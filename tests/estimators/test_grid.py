@@ -5,7 +5,7 @@ from statistics import median
 from benchmarks.grid import compare, recorded
 
 # Where the formulas stand today, not where they shall: the aim is a median of 0.5 % and nothing under by more than 3 %.
-MEDIAN, WITHIN_4_PERCENT = 0.004, 0.88
+MEDIAN, WITHIN_4_PERCENT = 0.003, 0.9
 
 
 def test_formulas_do_not_drift_from_the_recorded_cells() -> None:
