@@ -93,21 +93,21 @@ def estimate_speed(
     middle = steps[len(steps) // 2]
     low, high = margins(plan, hardware, calibration, constants)
     seconds = Interval(low=steps[0].seconds * exp(-low), expected=middle.seconds, high=steps[-1].seconds * exp(high))
-    tokens = Interval(
-        low=middle.real_tokens / seconds.high,
-        expected=middle.real_tokens / seconds.expected,
-        high=middle.real_tokens / seconds.low,
-    )
     return SpeedEstimate(
         basis="analytic",
         items=middle.items,
         step_seconds=seconds,
-        tokens_per_second=tokens,
+        tokens_per_second=per_second(middle.real_tokens, seconds),
         tokens_per_step=middle.real_tokens,
         model_flops_utilization=utilization(plan, model, cards, middle.real_tokens, middle.seconds),
         calibration=calibration_name(calibration),
         assumptions=_assumptions(plan, hardware, middle, cards, calibration),
     )
+
+
+def per_second(tokens: float, seconds: Interval) -> Interval:
+    """Rate of `tokens` that take `seconds`."""
+    return Interval(low=tokens / seconds.high, expected=tokens / seconds.expected, high=tokens / seconds.low)
 
 
 def calibrated_constants(calibration: Calibration | None) -> Mapping[str, float]:

@@ -19,13 +19,13 @@ from estimators.throughput import (
     calibration_name,
     margins,
     matmul_dtype,
+    per_second,
     real_tokens,
     utilization,
     why_no_speed,
 )
 from estimators.work import FP32, Work
 from profiles.calibration import Calibration
-from profiles.dataset import LengthDistribution
 from profiles.gpu import Hardware
 from profiles.model import ModelSpec
 from profiles.plan import Plan
@@ -41,7 +41,6 @@ def speed_from_simulation(
     hardware: Hardware,
     *,
     calibration: Calibration | None = None,
-    lengths: LengthDistribution | None = None,
 ) -> SpeedEstimate | None:
     """Price the operations of `simulation`, whose last step was of the mean padded length.
 
@@ -59,12 +58,12 @@ def speed_from_simulation(
     seconds = sum(item.seconds for item in items)
     low, high = margins(plan, hardware, calibration, constants)
     interval = Interval(low=seconds * exp(-low), expected=seconds, high=seconds * exp(high))
-    tokens = real_tokens(plan, lengths) * plan.gradient_accumulation_steps
+    tokens = real_tokens(plan) * plan.gradient_accumulation_steps
     return SpeedEstimate(
         basis="simulated",
         items=items,
         step_seconds=interval,
-        tokens_per_second=Interval(low=tokens / interval.high, expected=tokens / seconds, high=tokens / interval.low),
+        tokens_per_second=per_second(tokens, interval),
         tokens_per_step=tokens,
         model_flops_utilization=utilization(plan, model, (hardware.gpu,), tokens, seconds),
         calibration=calibration_name(calibration),
