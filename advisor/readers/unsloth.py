@@ -11,10 +11,16 @@ from advisor.readers.base import OpenFile, Reader, Reading, Words, make_plan
 from advisor.readers.document import Document
 from advisor.readers.placement import read_placement
 from advisor.readers.script import Call
-from advisor.readers.training_arguments import KEYS, Defaults, read_eval_batch, read_training_arguments
+from advisor.readers.training_arguments import (
+    KEYS,
+    Defaults,
+    read_eval_batch,
+    read_training_arguments,
+    words_of_training_arguments,
+)
 from profiles.config_keys import load_key_tables
 from profiles.errors import InvalidInputError
-from profiles.plan import QUANTIZED, Plan
+from profiles.plan import QUANTIZED
 
 LOADERS = ("FastLanguageModel", "FastModel", "FastVisionModel")
 CONFIGS = {
@@ -52,13 +58,6 @@ PLAN_KEYS = {
 }
 
 
-def _batch_words(plan: Plan) -> dict[str, str]:
-    return {
-        "per_device_train_batch_size": str(plan.micro_batch_size),
-        "gradient_accumulation_steps": str(plan.gradient_accumulation_steps),
-    }
-
-
 class UnslothScript(Reader):
     """Scripts of the shape of Unsloth's notebooks."""
 
@@ -67,8 +66,8 @@ class UnslothScript(Reader):
     is_script = True
     keys: ClassVar = PLAN_KEYS
     words: ClassVar[Words] = {
-        "micro_batch_size": _batch_words,
-        "gradient_accumulation_steps": _batch_words,
+        "micro_batch_size": words_of_training_arguments,
+        "gradient_accumulation_steps": words_of_training_arguments,
         "seq_len": lambda plan: {"max_seq_length": str(plan.seq_len)},
         "gradient_checkpointing": lambda plan: {"use_gradient_checkpointing": '"unsloth"'},
         "optimizer": lambda plan: {"optim": f'"{plan.optimizer}"'},
