@@ -1,7 +1,7 @@
 """The axes inside one cell (platform x method x quantization): what a plan may still choose, most wanted first.
 
-One small function an axis. `Axes` is their product; `search.py` walks it. What the data or the platform settle (loss
-kernel, the attention code, the padded length) is an axis of one value.
+One small function an axis. `Axes` is their product; `search.py` walks it. What the data or the platform settle is an
+axis of one value.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from advisor.plans import DEFAULT_RANK, Cell, attention
 from advisor.recommendation import Facts
 from advisor.request import Request
 from estimators.methods import get_method
-from profiles.plan import Checkpointing, Sharding
+from profiles.plan import FOUR_BIT, QUANTIZED, Attention, Checkpointing, LossKernel, Sharding
 
 # What may be given up, the mildest first: each is tried only where all before it leave nothing sound.
 Concession = Literal["none", "smaller adapter", "offload"]
@@ -23,6 +23,23 @@ SMALLER_RANKS = (8, 4)
 ATTENTION_ROLES = frozenset({"q", "k", "v", "o", "qkv", "kv_a", "kv_b", "q_a", "q_b"})
 PACKED_TASKS = ("sft", "pretrain")
 UNSLOTH_OFFLOADS_FROM = 512  # tokens; unsloth 2026.10.7 models/_utils.py apply_unsloth_gradient_checkpointing
+# llamafactory 0.9.5 model/model_utils/liger_kernel.py, of those that liger-kernel 0.8.5 has
+LIGER_FAMILIES = frozenset(
+    (
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "glm4",
+        "granite",
+        "llama",
+        "mistral",
+        "mixtral",
+        "olmo2",
+        "phi3",
+        "qwen2",
+        "qwen3",
+    )
+)
 PACKING_PAYS = 0.5  # mean over padded length above which packing has little to gain
 
 
@@ -34,46 +51,49 @@ class Axes(NamedTuple):
     target_modules: tuple[tuple[str, ...], ...]
     lora_ranks: tuple[int, ...]
     optimizers: tuple[str, ...]
-    shardings: tuple[Sharding, ...]
     n_gpus: tuple[int, ...]
+    shardings: tuple[Sharding, ...]
+    offloadings: tuple[Sharding, ...]
     packings: tuple[bool, ...]
+    attentions: tuple[Attention, ...]
+    loss_kernels: tuple[LossKernel | None, ...]
     checkpointings: tuple[Checkpointing, ...]
-    attentions: tuple[str, ...]
 
-    def levels(self) -> Iterator[tuple[bool, int, tuple[str, ...], int, str, Sharding]]:
+    def levels(self) -> Iterator[tuple[bool, int, tuple[str, ...], int, str]]:
         """What is given up, in the order in which it is: a plan of an earlier level is always preferred."""
-        yield from product(
-            self.offloads, self.seq_lens, self.target_modules, self.lora_ranks, self.optimizers, self.shardings
-        )
+        yield from product(self.offloads, self.seq_lens, self.target_modules, self.lora_ranks, self.optimizers)
 
 
 def axes_of(cell: Cell, request: Request, facts: Facts, concession: Concession = "none") -> Axes:
     """All axes of a cell for this request, with everything that may be conceded."""
     conceded = CONCESSIONS.index(concession)
     return Axes(
-        offloads=offloads(facts) if conceded >= CONCESSIONS.index("offload") else (False,),
+        offloads=(False, True) if conceded >= CONCESSIONS.index("offload") else (False,),
         seq_lens=(facts.seq_len,),
         target_modules=target_modules(cell, request, facts, smaller=conceded > 0),
         lora_ranks=lora_ranks(cell, request, smaller=conceded > 0),
         optimizers=optimizers(cell),
-        shardings=shardings(cell, facts),
         n_gpus=gpu_counts(request, facts),
+        shardings=shardings(cell, facts),
+        offloadings=offloadings(cell, facts),
         packings=packings(cell, request, facts),
+        attentions=attentions(cell, request, facts),
+        loss_kernels=loss_kernels(cell, facts),
         checkpointings=checkpointings(cell, facts),
-        attentions=(attention(cell, facts),),
     )
 
 
 def concessions(request: Request, facts: Facts) -> tuple[Concession, ...]:
     """Those that change the space of this request at all."""
     adapter_is_free = request.lora_rank is None or not request.target_modules
-    wanted = {"none": True, "smaller adapter": adapter_is_free, "offload": len(offloads(facts)) > 1}
+    wanted = {"none": True, "smaller adapter": adapter_is_free, "offload": may_offload(request, facts)}
     return tuple(c for c in CONCESSIONS if wanted[c])
 
 
-def offloads(facts: Facts) -> tuple[bool, ...]:
-    """Weights and states in main memory: FSDP2 does it, which needs several cards."""
-    return (False, True) if facts.hardware.n_gpus > 1 else (False,)
+def may_offload(request: Request, facts: Facts) -> bool:
+    """Weights and states in main memory: a server of several cards has much of it, one card's has to be stated."""
+    several = facts.hardware.n_gpus > 1
+    return several or (request.ram_gib is not None and facts.hardware.gpu.vendor != "CPU")
 
 
 def lora_ranks(cell: Cell, request: Request, *, smaller: bool = False) -> tuple[int, ...]:
@@ -105,10 +125,28 @@ def optimizers(cell: Cell) -> tuple[str, ...]:
 
 
 def shardings(cell: Cell, facts: Facts) -> tuple[Sharding, ...]:
-    """Copies first, shards where copies do not fit. On Unsloth copies only: its FSDP2 could not be checked."""
+    """What several cards may share. On Unsloth copies only: its FSDP2 could not be checked.
+
+    ZeRO-1 and ZeRO-2 divide what all weights bring along; an adapter's is less than their buffers. Quantised weights
+    are sharded by FSDP2 only, and those of int8 by nothing (bitsandbytes keeps their scales aside).
+    """
     if facts.hardware.n_gpus == 1:
         return ("none",)
-    return ("ddp",) if cell.platform == "unsloth" else ("ddp", "fsdp2")
+    if cell.platform == "unsloth" or cell.quantization == "int8":
+        return ("ddp",)
+    if cell.quantization in FOUR_BIT:
+        return ("ddp", "fsdp2")
+    return ("ddp", "fsdp2", "zero1", "zero2", "zero3") if cell.method == "full" else ("ddp", "fsdp2", "zero3")
+
+
+def offloadings(cell: Cell, facts: Facts) -> tuple[Sharding, ...]:
+    """What moves weights or states to main memory. FSDP2 needs several cards; DeepSpeed's ZeRO does it from one."""
+    several = facts.hardware.n_gpus > 1
+    if cell.platform == "unsloth" or cell.quantization == "int8":
+        return ()
+    if cell.quantization in QUANTIZED:
+        return ("fsdp2",) if several else ()
+    return (*(("fsdp2",) if several else ()), *(("zero2",) if cell.method == "full" else ()), "zero3")
 
 
 def gpu_counts(request: Request, facts: Facts) -> tuple[int, ...]:
@@ -137,6 +175,24 @@ def packings(cell: Cell, request: Request, facts: Facts) -> tuple[bool, ...]:
     return (False, True) if short and possible and request.goal in ("fast", "cheap") else (False,)
 
 
+def attentions(cell: Cell, request: Request, facts: Facts) -> tuple[Attention, ...]:
+    """torch's own code, and where examples are packed FlashAttention 2 too, which needs no mask to keep them apart.
+
+    Elsewhere torch's own runs the same kernels, and FlashAttention 2 is one package more to build.
+    """
+    plain = attention(cell, facts)
+    flash = plain == "sdpa" and facts.hardware.gpu.flash_attention_2 and cell.quantization != "fp32"
+    return (plain, "flash_attention_2") if flash and True in packings(cell, request, facts) else (plain,)
+
+
+def loss_kernels(cell: Cell, facts: Facts) -> tuple[LossKernel | None, ...]:
+    """The platform's own; on LLaMA-Factory also Liger's, which keeps no logits."""
+    model = facts.model
+    liger = model.model_type in LIGER_FAMILIES and facts.hardware.gpu.vendor == "NVIDIA"
+    whole = facts.task in ("sft", "pretrain")  # the other tasks need the logits (LLaMA-Factory liger_kernel.py)
+    return (None, "chunked") if cell.platform == "llamafactory" and liger and whole else (None,)
+
+
 def checkpointings(cell: Cell, facts: Facts) -> tuple[Checkpointing, ...]:
     """From fastest to smallest. Prefix tuning needs the KV cache, which checkpointing turns off; Unsloth offloads
     checkpoints of long sequences only."""
@@ -146,31 +202,28 @@ def checkpointings(cell: Cell, facts: Facts) -> tuple[Checkpointing, ...]:
     return ("none", "unsloth") if offloads else ("none", "full")
 
 
-def sequences_a_card(request: Request, facts: Facts, *, n_gpus: int, packed_len: int | None = None) -> float:
+def sequences_a_card(
+    request: Request, facts: Facts, *, n_gpus: int | None = None, packed_len: int | None = None
+) -> float:
     """One card's share of the global batch in rows. Packed rows hold as many tokens a step as padded ones would."""
-    share = request.global_batch_size / n_gpus
+    share = request.global_batch_size / (n_gpus or facts.hardware.n_gpus)
     mean = facts.data.mean_len
     return share if packed_len is None or mean is None else share * min(mean / packed_len, 1.0)
 
 
-def micro_batches(
-    request: Request, facts: Facts, *, n_gpus: int | None = None, packed_len: int | None = None
-) -> tuple[int, ...]:
+def micro_batches(request: Request, share: float, *, masked_documents: bool = False) -> tuple[int, ...]:
     """Divisors of one card's share of the global batch, so that accumulation completes it exactly; ascending.
 
-    Packed rows come one by one: their mask of documents grows with the square of all tokens of a micro-batch.
+    Rows whose packed documents a mask keeps apart come one by one: it grows with the square of all their tokens.
     """
     if request.micro_batch_size is not None:
         return (request.micro_batch_size,)
-    if packed_len is not None:
+    if masked_documents:
         return (1,)
-    share = max(1, round(sequences_a_card(request, facts, n_gpus=n_gpus or facts.hardware.n_gpus)))
-    return tuple(n for n in range(1, share + 1) if share % n == 0)
+    whole = max(1, round(share))
+    return tuple(n for n in range(1, whole + 1) if whole % n == 0)
 
 
-def accumulation(
-    micro_batch_size: int, request: Request, facts: Facts, *, n_gpus: int | None = None, packed_len: int | None = None
-) -> int:
-    """Steps that complete the wanted global batch."""
-    share = sequences_a_card(request, facts, n_gpus=n_gpus or facts.hardware.n_gpus, packed_len=packed_len)
+def accumulation(micro_batch_size: int, share: float) -> int:
+    """Micro-batches that complete one card's share of the global batch."""
     return max(1, round(share / micro_batch_size))

@@ -185,7 +185,7 @@ def _placed(reading: Reading, plan: Plan, hardware: Hardware) -> Plan:
     """The plan on this many of these cards."""
     n_gpus = hardware.n_gpus
     changes: dict[str, object] = {"n_gpus": n_gpus, "gpu": name_card(hardware)}
-    if n_gpus > 1:
+    if n_gpus > 1 or (reading.offload_optimizer and reading.sharding in ("zero2", "zero3")):
         sharding = reading.sharding if reading.sharding not in (None, "none") else "ddp"
         changes |= {
             "sharding": sharding,

@@ -21,7 +21,8 @@ from profiles.quality import find_quality
 from profiles.scheme import DTYPE_BYTES
 from profiles.units import HOUR, bytes_from_gib, format_bytes, format_duration, gib_from_bytes
 
-OFFLOADED = frozenset({"base_weights", "adapter_weights", "optimizer_states"})
+STATES = frozenset({"gradients", "optimizer_states"})
+WEIGHTS = frozenset({"base_weights", "adapter_weights"})
 CHECKPOINTS_KEPT = 2  # save_total_limit of the emitted projects
 HALF = 2  # bytes a parameter of the weights as they are downloaded
 LOW_HEADROOM = 0.05  # share of the budget above the high end of the estimate
@@ -87,10 +88,10 @@ def _plan(draft: Plan, point: Point) -> Plan:
 
 def _least_demanding(draft: Plan, search: Search, facts: Facts) -> MemoryEstimate:
     """The memory of what gives up most, at its smallest micro-batch."""
-    for offload, seq_len, targets, rank, optimizer, sharding in reversed(list(search.axes.levels())):
+    for offload, seq_len, targets, rank, optimizer in reversed(list(search.axes.levels())):
         points = [
             Point(body, spread, *search.sizes(body, spread)[0])
-            for spread in search.spreads(optimizer=optimizer, sharding=sharding, offload=offload)
+            for spread in search.spreads(optimizer=optimizer, offload=offload)
             for body in search.bodies(seq_len=seq_len, targets=targets, rank=rank)
         ]
         if points:
@@ -120,7 +121,8 @@ def explain_choices(best: Trial, level: Level, search: Search, candidate: Candid
         yield f"optimizer {spread.optimizer}: the states of {axes.optimizers[0]} fit in no way"
     if spread.offload:
         needs = format_bytes(main_memory(candidate.plan, facts))
-        yield f"weights and states lie in main memory ({needs} of it), which is slow: without that nothing fits"
+        what = "optimizer states lie" if spread.sharding == "zero2" else "weights and states lie"
+        yield f"{what} in main memory ({needs} of it), which is slow: without that nothing fits"
 
 
 def _explain_size(size: int, fitting: list[int], sizes: tuple[int, ...], packing: bool) -> str:
@@ -200,11 +202,12 @@ def _drop_for_memory(cell: Cell, memory: MemoryEstimate) -> Dropped:
 
 def main_memory(plan: Plan, facts: Facts) -> float:
     """Bytes of main memory that hold what is offloaded from all cards."""
-    if not plan.offload_parameters:
+    if not plan.offload_optimizer:
         return 0.0
+    moved = STATES | WEIGHTS if plan.offload_parameters else STATES
     kept = plan.model_copy(update={"offload_parameters": False, "offload_optimizer": False})
     phase = estimate_memory(kept, facts.model, facts.hardware).phases[-1]
-    return plan.n_gpus * sum(c.n_bytes for c in phase.components if c.name in OFFLOADED)
+    return plan.n_gpus * sum(c.n_bytes for c in phase.components if c.name in moved)
 
 
 def disk_bytes(plan: Plan, facts: Facts) -> float:

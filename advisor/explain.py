@@ -72,6 +72,8 @@ def explain_way_out(
         yield f"a card that offers {needs:.1f} GiB{example_card(nearest.needs_gib)}: {name} fits there"
         if shorter is not None:
             yield f"shorter sequences: {name} fits with --seq-len {shorter}"
+        if request.ram_gib is None and not request.n_gpus:
+            yield "much main memory: with --ram GIB weights and states may wait there, which is slow"
         if request.methods or request.quantizations or request.platforms:
             yield "other ways may fit: leave out --method, --quantization and --platform"
         yield "a smaller model: `ftadvise models`"

@@ -86,7 +86,7 @@ def positions(case: Case) -> Iterator[Finding]:
 def placement(case: Case) -> Iterator[Finding]:
     """Sharding and offloading that this many cards cannot do."""
     reading = case.reading
-    if reading.sharding not in (None, "none", "ddp") and case.plan.n_gpus == 1:
+    if reading.sharding not in (None, "none", "ddp") and case.plan.sharding == "none":
         offloads = " (what it moves to main memory is counted on the card)" if reading.offload_optimizer else ""
         yield _warning("sharding", f"{reading.sharding} shards nothing on one card{offloads}", "--n-gpus says how many")
 

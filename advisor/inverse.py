@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from advisor.assess import SEQ_LEN_STEP, assess, find_price
-from advisor.axes import accumulation, micro_batches
+from advisor.axes import accumulation, micro_batches, sequences_a_card
 from advisor.criteria import QUALITY_FLOOR
 from advisor.decide import decide
 from advisor.explain import next_commands
@@ -106,7 +106,8 @@ def largest_batch(request: Request) -> FitAnswer:
     stays quick; the answer says where it did not go on."""
     facts = assess(request)
     unlimited = _without_limits(request)
-    single = next(n for n in range(1, MOST_SEQUENCES) if accumulation(n, request, facts) == 1)
+    share = sequences_a_card(request, facts)
+    single = next(n for n in range(1, MOST_SEQUENCES) if accumulation(n, share) == 1)
     memory = _Tries(lambda n: _attempt(unlimited.replace(micro_batch_size=n), facts))
     value = _last_growing(memory.fits, single, MOST_SEQUENCES)
     if value is None and single > 1:
@@ -117,7 +118,7 @@ def largest_batch(request: Request) -> FitAnswer:
     lowest = max(value - MOST_TRIES, 0)
     found = next((n for n in range(value, lowest, -1) if tries.fits(n)), None)
     if found is None and lowest > 0:
-        usual = [n for n in reversed(micro_batches(request, facts)) if n <= lowest]
+        usual = [n for n in reversed(micro_batches(request, share)) if n <= lowest]
         said = f"against the limit the {MOST_TRIES} largest micro-batches that fit were tried, then {usual} and upwards"
         facts = facts.model_copy(update={"assumptions": (*facts.assumptions, said)})
         usable = next((n for n in usual if tries.fits(n)), None)

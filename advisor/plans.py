@@ -15,7 +15,7 @@ from estimators.regime import default_compute_dtype
 from profiles.catalog import load_gpus
 from profiles.gpu import Hardware
 from profiles.model import ModelSpec
-from profiles.plan import FOUR_BIT, QUANTIZED, Plan, Quantization
+from profiles.plan import FOUR_BIT, QUANTIZED, Attention, Plan, Quantization
 from profiles.platform import load_platforms
 from profiles.units import BILLION
 
@@ -282,7 +282,7 @@ def learning_rate(cell: Cell, facts: Facts) -> float:
     return LEARNING_RATE[cell.method]
 
 
-def attention(cell: Cell, facts: Facts) -> str:
+def attention(cell: Cell, facts: Facts) -> Attention:
     """SDPA comes with torch; soft caps and sinks exist only in the eager code; Unsloth chooses by itself."""
     if cell.platform == "unsloth":
         return "auto"

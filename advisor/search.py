@@ -6,17 +6,19 @@ so the largest that fits is bisected; what stands on a card whatever is computed
 one micro-batch checkpointing only adds work, so it is timed only where the micro-batch does not fit without.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
-from advisor.axes import Axes, accumulation, micro_batches
+from advisor.axes import Axes, accumulation, micro_batches, sequences_a_card
 from advisor.plans import Cell
 from advisor.recommendation import Facts
 from advisor.request import Request
 from estimators.plan_figures import Body, Figures, Spread
 from profiles.plan import Sharding
+
+SHARDINGS: tuple[Sharding, ...] = get_args(Sharding)
 
 
 class Point(NamedTuple):
@@ -65,30 +67,34 @@ class Search:
 
     def levels(self) -> Iterator[Level]:
         """The levels at which anything fits."""
-        for offload, seq_len, targets, rank, optimizer, sharding in self.axes.levels():
+        for offload, seq_len, targets, rank, optimizer in self.axes.levels():
             level = Level([], ())
-            for spread in self.spreads(optimizer=optimizer, sharding=sharding, offload=offload):
-                fitting: dict[tuple[bool, str], set[int]] = {}
+            for spread in self.spreads(optimizer=optimizer, offload=offload):
+                fitting: dict[Hashable, set[int]] = {}
                 for body in self.bodies(seq_len=seq_len, targets=targets, rank=rank):
-                    self._try(body, spread, level, fitting.setdefault((body.packing, body.attention), set()))
+                    alike = body._replace(gradient_checkpointing="none")
+                    self._try(body, spread, level, fitting.setdefault(alike, set()))
             if level.trials:
                 level.trials.sort(key=preference)
                 yield level
 
-    def spreads(self, *, optimizer: str, sharding: Sharding, offload: bool) -> Iterator[Spread]:
-        """The numbers of cards over which this can be spread; one card has nothing to shard, and int8 is not."""
+    def spreads(self, *, optimizer: str, offload: bool) -> Iterator[Spread]:
+        """Over how many cards, and how they share; one card shares nothing, and FSDP2 wants several to offload."""
         for n in self.axes.n_gpus:
-            kind: Sharding = "none" if n == 1 else sharding
-            if n == 1 and sharding not in ("none", self.axes.shardings[0]):
-                continue  # the same plan as with the first kind
-            if (offload and kind != "fsdp2") or (kind == "fsdp2" and self.cell.quantization == "int8"):
-                continue
-            yield Spread(n_gpus=n, optimizer=optimizer, sharding=kind, offload=offload)
+            alone: tuple[Sharding, ...] = ("none",)
+            kinds = self.axes.offloadings if offload else self.axes.shardings if n > 1 else alone
+            for kind in kinds:
+                if n > 1 or kind != "fsdp2":
+                    yield Spread(n_gpus=n, optimizer=optimizer, sharding=kind, offload=offload)
 
     def bodies(self, *, seq_len: int, targets: tuple[str, ...], rank: int) -> Iterator[Body]:
-        """What is free to be chosen by time alone: packing, attention code and checkpointing, in that order."""
+        """What is free to be chosen by time alone; what recomputes comes after what does not."""
         axes = self.axes
-        for packing, code, checkpointing in product(axes.packings, axes.attentions, axes.checkpointings):
+        for packing, code, loss, checkpointing in product(
+            axes.packings, axes.attentions, axes.loss_kernels, axes.checkpointings
+        ):
+            if code == "flash_attention_2" and not packing:
+                continue  # torch's own code runs the same kernel
             yield Body(
                 lora_rank=rank,
                 target_modules=targets,
@@ -96,14 +102,16 @@ class Search:
                 packing=packing,
                 gradient_checkpointing=checkpointing,
                 attention=code,
+                loss_kernel=loss,
             )
 
     def sizes(self, body: Body, spread: Spread) -> list[tuple[int, int]]:
         """(micro-batch, accumulation), ascending."""
         packed = body.seq_len if body.packing else None
         n = spread.n_gpus
-        found = micro_batches(self.request, self.facts, n_gpus=n, packed_len=packed)
-        return [(m, accumulation(m, self.request, self.facts, n_gpus=n, packed_len=packed)) for m in found]
+        share = sequences_a_card(self.request, self.facts, n_gpus=n, packed_len=packed)
+        masked = body.packing and body.attention != "flash_attention_2"
+        return [(m, accumulation(m, share)) for m in micro_batches(self.request, share, masked_documents=masked)]
 
     def _try(self, body: Body, spread: Spread, level: Level, plainer: set[int]) -> None:
         """Time what fits. `plainer`: micro-batches that fit with less recomputed, which are faster so."""
@@ -142,16 +150,20 @@ def fitting_indices(fits: Callable[[int], bool], accumulates: list[bool]) -> lis
 
 
 def preference(trial: Trial) -> tuple[object, ...]:
-    """Cost; then, where that is the same or not known: no packing, no recomputation, larger micro-batches."""
+    """Cost; then, where that is the same or not known: no packing, no recomputation, larger micro-batches, all cards,
+    and what comes with torch and the platform before what is one package more."""
     body, spread, size, _ = trial.point
-    return trial.cost, body.packing, body.gradient_checkpointing != "none", -size, -spread.n_gpus, body.attention
+    plain = body.loss_kernel is not None, body.attention == "flash_attention_2", SHARDINGS.index(spread.sharding)
+    return (
+        trial.cost, body.packing, body.gradient_checkpointing != "none", -size, -spread.n_gpus, *plain, body.attention,
+    )  # fmt: skip
 
 
 def every_point(search: Search) -> Iterator[tuple[int, Point]]:
     """The whole product with the rank of each plan's level: what brute force walks, and benchmarks count."""
     axes = search.axes
-    for rank_of_level, (offload, seq_len, targets, rank, optimizer, sharding) in enumerate(axes.levels()):
-        for spread in search.spreads(optimizer=optimizer, sharding=sharding, offload=offload):
+    for rank_of_level, (offload, seq_len, targets, rank, optimizer) in enumerate(axes.levels()):
+        for spread in search.spreads(optimizer=optimizer, offload=offload):
             for body in search.bodies(seq_len=seq_len, targets=targets, rank=rank):
                 for m, n in search.sizes(body, spread):
                     yield rank_of_level, Point(body, spread, m, n)

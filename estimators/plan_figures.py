@@ -35,7 +35,7 @@ from profiles.catalog import get_optimizer
 from profiles.dataset import LengthDistribution
 from profiles.gpu import GpuSpec, Hardware
 from profiles.model import ModelSpec
-from profiles.plan import Checkpointing, Plan, Sharding
+from profiles.plan import Attention, Checkpointing, LossKernel, Plan, Sharding
 
 if TYPE_CHECKING:
     from profiles.calibration import Calibration
@@ -52,11 +52,13 @@ class Body(NamedTuple):
     seq_len: int
     packing: bool
     gradient_checkpointing: Checkpointing
-    attention: str
+    attention: Attention
+    loss_kernel: LossKernel | None
 
 
 class Spread(NamedTuple):
-    """How weights, gradients and states are kept, and over how many cards."""
+    """How weights, gradients and states are kept, and over how many cards. offload: what the sharding divides, in main
+    memory."""
 
     n_gpus: int
     optimizer: str
@@ -102,11 +104,12 @@ def plan_of(draft: Plan, body: Body, spread: Spread, *, micro_batch_size: int, a
         "padding_mask": True if body.packing and body.attention == "sdpa" else draft.padding_mask,  # documents apart
         "gradient_checkpointing": body.gradient_checkpointing,
         "attention": body.attention,
+        "loss_kernel": body.loss_kernel,
         "n_gpus": spread.n_gpus,
         "optimizer": spread.optimizer,
         "sharding": spread.sharding,
         "offload_optimizer": spread.offload,
-        "offload_parameters": spread.offload,
+        "offload_parameters": spread.offload and spread.sharding != "zero2",  # ZeRO-2 keeps whole weights on each card
         "micro_batch_size": micro_batch_size,
         "gradient_accumulation_steps": accumulation,
     }

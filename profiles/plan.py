@@ -103,8 +103,9 @@ class Plan(Record):
     def _check(self) -> Self:
         if not self.target_modules:
             raise ValueError("target_modules is empty: name at least one module, or 'all-linear'")
-        if self.sharding != "none" and self.n_gpus == 1:
-            raise ValueError(f"sharding {self.sharding!r} needs n_gpus > 1")
+        offloads = self.sharding in ("zero2", "zero3") and self.offload_optimizer
+        if self.sharding != "none" and self.n_gpus == 1 and not offloads:
+            raise ValueError(f"sharding {self.sharding!r} needs n_gpus > 1, or zero2 or zero3 that offloads")
         return self
 
     @property

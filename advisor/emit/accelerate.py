@@ -1,4 +1,4 @@
-"""accelerate's own file for several cards: DDP, FSDP2, DeepSpeed ZeRO. Not run on GPUs by us yet."""
+"""accelerate's own file for sharding and offloading: DDP, FSDP2, DeepSpeed ZeRO. Not run on GPUs by us yet."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def sharding_refusal(plan: Plan) -> str | None:
         if plan.n_gpus > 1:
             return "several cards need a sharding: ddp, fsdp2 or zero1 to zero3"
         if plan.offload_optimizer or plan.offload_parameters:
-            return "offloading needs fsdp2 or zero2/zero3 over several cards"
+            return "offloading needs zero2 or zero3, or fsdp2 over several cards"
     if plan.sharding in ("ddp", "zero1") and (plan.offload_optimizer or plan.offload_parameters):
         return f"{plan.sharding} does not offload"
     if plan.sharding == "zero2" and plan.offload_parameters:

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from advisor.axes import LIGER_FAMILIES
 from advisor.emit import llamafactory_config as config
 from advisor.emit.accelerate import accelerate_config, sharding_refusal
 from advisor.emit.base import Emitter, Forecast, Source, template
@@ -19,6 +20,7 @@ from profiles.platform import load_platforms
 
 OPTIMIZER_PACKAGES = {"galore": "galore-torch==1.0", "apollo": "apollo-torch==1.0.3", "badam": "badam==1.4"}
 DEEPSPEED = "deepspeed==0.19.8"
+LIGER = "liger-kernel==0.8.5"
 
 HEADER = """\
 # All keys are LLaMA-Factory's own, so `llamafactory-cli train train.yaml` reads this file too. train.py reads it, puts
@@ -27,6 +29,7 @@ HEADER = """\
 COMMENTS = {
     "model_name_or_path": "Loaded in the dtype that it is stored in: there is no key for another.",
     "quantization_bit": "The frozen base is quantised by bitsandbytes while it is loaded.",
+    "enable_liger_kernel": "Fused kernels of the package liger-kernel: the loss keeps no logits.",
     "flash_attn": "Which attention: sdpa is PyTorch's own, disabled is eager code, fa2 FlashAttention 2.",
     "disable_gradient_checkpointing": "Checkpointing keeps only the layers' inputs; LLaMA-Factory does it by default.",
     "use_unsloth_gc": "The checkpoints wait in main memory.",
@@ -63,6 +66,7 @@ class LlamaFactory(Emitter):
         bitsandbytes = plan.quantization in QUANTIZED or any(x in plan.optimizer for x in ("8bit", "paged", "lion"))
         pins = [f"{name}=={version}" for name, version in versions.items() if name != "bitsandbytes" or bitsandbytes]
         pins += [OPTIMIZER_PACKAGES[plan.method]] if plan.method in OPTIMIZER_PACKAGES else []
+        pins += [LIGER] if plan.loss_kernel == "chunked" else []
         return (*pins, *([DEEPSPEED] if plan.sharding.startswith("zero") else []))
 
     def adapt_row(self, example: dict[str, Any]) -> dict[str, Any]:
@@ -75,14 +79,14 @@ class LlamaFactory(Emitter):
             _task_refusal(plan, model, source)
             or _method_refusal(plan, model)
             or _precision_refusal(plan, model)
-            or _fixed_refusal(plan)
+            or _fixed_refusal(plan, model)
             or _optimizer_refusal(plan)
             or _sharding_refusal(plan)
         )
 
     def command(self, plan: Plan) -> tuple[str, ...]:
-        """`python train.py`; through torchrun with several cards, for FSDP2 through accelerate."""
-        if plan.n_gpus == 1:
+        """`python train.py`; through torchrun with several cards or DeepSpeed, for FSDP2 through accelerate."""
+        if plan.sharding == "none":
             return ("python", "train.py")
         if plan.sharding == "fsdp2":
             return ("python", "-m", "accelerate.commands.launch", "--config_file", "accelerate.yaml", "train.py")
@@ -118,7 +122,11 @@ def dump_arguments(sections: dict[str, config.Arguments]) -> str:
 def _notes(plan: Plan, source: Source) -> list[str]:
     if plan.sharding == "fsdp2":
         return []
-    run = "`llamafactory-cli train train.yaml`" if plan.n_gpus == 1 else "`FORCE_TORCHRUN=1 llamafactory-cli train ...`"
+    run = (
+        "`llamafactory-cli train train.yaml`"
+        if plan.sharding == "none"
+        else "`FORCE_TORCHRUN=1 llamafactory-cli train ...`"
+    )
     plain = source.form != "text" and config.choose_template(source) == "empty"
     return [
         f"{run} trains the same way, without progress and with the result in `runs/checkpoints`"
@@ -190,10 +198,14 @@ def _precision_refusal(plan: Plan, model: ModelSpec) -> str | None:
     return storage_refusal(plan.method, stored, config.compute_dtype(plan), model)
 
 
-def _fixed_refusal(plan: Plan) -> str | None:
+def _fixed_refusal(plan: Plan, model: ModelSpec) -> str | None:
     """What LLaMA-Factory decides by itself."""
-    if plan.loss_kernel not in (None, "full"):
-        return f"LLaMA-Factory computes the loss from all logits; {plan.loss_kernel} needs Liger, which is not emitted"
+    if plan.loss_kernel == "fused":
+        return "LLaMA-Factory computes the loss from all logits, or with Liger in chunks; fused is TRL's"
+    if plan.loss_kernel == "chunked" and config.on_cpu(plan):
+        return "Liger's kernels need a GPU"
+    if plan.loss_kernel == "chunked" and model.model_type not in LIGER_FAMILIES:
+        return f"LLaMA-Factory has no Liger kernels for {model.model_type}, only {', '.join(sorted(LIGER_FAMILIES))}"
     if plan.gradient_checkpointing == "unsloth" and config.on_cpu(plan):
         return "checkpoints that wait in main memory come back to a GPU, which this plan has not"
     if plan.keep_outputs:

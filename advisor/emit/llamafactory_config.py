@@ -88,6 +88,8 @@ def model_arguments(plan: Plan, source: Source) -> Arguments:
         found["quantization_type"] = "fp4" if plan.quantization == "fp4" else "nf4"
         found["double_quantization"] = plan.quantization == "nf4-dq"
     found["flash_attn"] = ATTENTION[plan.attention]
+    if plan.loss_kernel == "chunked":
+        found["enable_liger_kernel"] = True
     found["disable_gradient_checkpointing"] = plan.gradient_checkpointing == "none"
     if plan.gradient_checkpointing == "unsloth":
         found["use_unsloth_gc"] = True
@@ -195,7 +197,7 @@ def training_arguments(plan: Plan, model: ModelSpec) -> Arguments:
         **half,
         **({"use_cpu": True} if on_cpu(plan) else {}),
     }
-    if plan.n_gpus > 1:
+    if plan.sharding != "none":
         found["ddp_timeout"] = NO_TIMEOUT
     if plan.sharding == "ddp" and get_method(plan.method).peft_type is not None:
         found["ddp_find_unused_parameters"] = False

@@ -50,9 +50,9 @@ def readme(
     ]
     if forecast is not None:
         lines += ["## Predicted", "", *expectations(forecast), ""]
-    if plan.n_gpus > 1:
+    if plan.sharding != "none":
         lines += [
-            "The settings for several cards follow the platform's own examples; we have not run them on GPUs.",
+            "How cards share and what is offloaded follows the platform's own examples; we have not run it on GPUs.",
             "",
         ]
     return "\n".join(lines)

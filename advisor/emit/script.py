@@ -50,8 +50,8 @@ class ScriptEmitter(Emitter):
         return self.plan_refusal(plan, model)
 
     def command(self, plan: Plan) -> tuple[str, ...]:
-        """`python train.py`, through accelerate where there are several cards."""
-        if plan.n_gpus == 1:
+        """`python train.py`, through accelerate where cards share or main memory helps."""
+        if plan.sharding == "none":
             return ("python", "train.py")
         return ("python", "-m", "accelerate.commands.launch", "--config_file", "accelerate.yaml", "train.py")
 
@@ -63,7 +63,7 @@ class ScriptEmitter(Emitter):
         sections = (dump_commented({key: value}, self.comments) for key, value in values.items())
         found["config.yaml"] = "\n".join((self.header, *sections))
         found["requirements.txt"] = "\n".join(self.packages(plan)) + "\n"
-        if plan.n_gpus > 1:
+        if plan.sharding != "none":
             found["accelerate.yaml"] = yaml.safe_dump(accelerate_config(plan), sort_keys=False)
         trainable = get_method(plan.method).trainable_parameters(model, plan)
         found["README.md"] = readme(plan, model, source, trainable, " ".join(self.command(plan)), forecast)

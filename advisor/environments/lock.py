@@ -9,8 +9,8 @@ from profiles.record import Record
 
 LOCKS = Path(__file__).parent / "data"
 
-# PyPI's wheels of these are linked against CUDA: beside a CPU build of torch they break the import, or are of no use.
-LEFT_OUT_ON_CPU = frozenset({"torchaudio", "torchcodec", "torchvision", "xformers"})
+# Linked against CUDA, or written in Triton: beside a CPU build of torch they break the import, or are of no use.
+LEFT_OUT_ON_CPU = frozenset({"liger-kernel", "torchaudio", "torchcodec", "torchvision", "xformers"})
 CPU_TAG = "" if sys.platform == "darwin" else "+cpu"  # the local version of PyTorch's CPU builds; macOS has no other
 
 

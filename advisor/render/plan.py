@@ -31,7 +31,7 @@ def describe_plan(plan: Plan) -> Iterator[tuple[str, str]]:
         f"optimizer {plan.optimizer}",
     ]
     if plan.sharding != "none":
-        settings.append(f"sharding {plan.sharding}" + (" with offload to main memory" * plan.offload_parameters))
+        settings.append(f"sharding {plan.sharding}" + (" with offload to main memory" * plan.offload_optimizer))
     if plan.packing:
         settings.append("packing")
     yield "Settings", ", ".join(settings)

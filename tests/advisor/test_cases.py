@@ -192,8 +192,9 @@ CASES = [
         "10 million documents, continued pre-training of 8B on 8 x H100",
         {"model": "llama-8b", "gpu": "8x h100-sxm", "task": "pretrain", "examples": 10_000_000, "mean_len": 1500},
         FULL,
-        "low-rank adapters learn less there (2405.09673), and 8 x 80 GB hold all states",
-        {"sharding": "fsdp2"},
+        "low-rank adapters learn less there (2405.09673); 80 GB hold all weights (16 GB), so that only gradients and "
+        "states have to be divided",
+        {"sharding": "zero2"},
     ),
     Case(
         "research lab, the best quality, 13B on 8 x A100",

@@ -312,6 +312,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "adapters in bf16": ({"adapter_dtype": "bf16"}, "fp32"),
     "k-bit preparation": ({"quantization": "nf4-dq", "kbit_prepared": True}, "kbit"),
     "a fused loss": ({"loss_kernel": "fused"}, "all logits"),
+    "Liger without a GPU": ({"loss_kernel": "chunked", "gpu": "cpu"}, "need a GPU"),
     "kept outputs": ({"keep_outputs": True}, "outputs"),
     "a KV cache": ({"use_cache": True}, "KV cache"),
     "gradients kept": ({"zero_grad_set_to_none": False}, "zero_grad"),
@@ -393,3 +394,17 @@ def test_packages_are_pinned_and_only_those_that_the_plan_needs() -> None:
     assert needed(method="apollo") - always == {"apollo-torch==1.0.3"}
     assert needed(method="badam") - always == {"badam==1.4"}
     assert {name.split("==")[0] for name in needed(optimizer="paged_adamw_8bit") - always} == {"bitsandbytes"}
+    assert needed(loss_kernel="chunked") - always == {"liger-kernel==0.8.5"}
+
+
+def test_a_loss_without_logits_is_ligers() -> None:
+    found = arguments(plan(loss_kernel="chunked"))
+    check(found)
+    assert found["enable_liger_kernel"] is True
+    assert "enable_liger_kernel" not in arguments(plan())
+
+
+def test_one_card_that_offloads_is_started_by_torchrun() -> None:
+    emission = emit(plan(sharding="zero3", offload_optimizer=True, offload_parameters=True), MODEL, CHATS)
+    assert "torch.distributed.run" in emission.command
+    assert "deepspeed.json" in emission.files

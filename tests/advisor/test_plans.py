@@ -1,6 +1,6 @@
 import pytest
 
-from advisor.axes import accumulation, checkpointings, micro_batches, shardings
+from advisor.axes import accumulation, checkpointings, micro_batches, offloadings, sequences_a_card, shardings
 from advisor.plans import RULES, Cell, draft_plan, enumerate_cells, name_card, screen_cell
 from advisor.request import Request
 from estimators.methods import framework_methods
@@ -122,10 +122,11 @@ def test_micro_batches_complete_the_global_batch_exactly(make_facts):
     facts = make_facts()
     for size in (1, 2, 6, 12, 16, 17):
         request = Request(model="m", global_batch_size=size)
-        for micro in micro_batches(request, facts):
-            assert micro * accumulation(micro, request, facts) == size
-    two = make_facts(n_gpus=2)
-    assert micro_batches(Request(model="m", global_batch_size=16), two) == (1, 2, 4, 8)
+        share = sequences_a_card(request, facts)
+        for micro in micro_batches(request, share):
+            assert micro * accumulation(micro, share) == size
+    of_two = sequences_a_card(Request(model="m", global_batch_size=16), make_facts(n_gpus=2))
+    assert micro_batches(Request(model="m"), of_two) == (1, 2, 4, 8)
 
 
 def test_small_data_turns_the_guards_on(make_facts):
@@ -146,8 +147,18 @@ def test_checkpointing_is_what_the_platform_has(make_facts):
 
 def test_unsloth_is_not_sharded(make_facts):
     facts = make_facts(n_gpus=2)
-    assert shardings(Cell("hf", "lora", "bf16"), facts) == ("ddp", "fsdp2")
-    assert shardings(Cell("unsloth", "lora", "bf16"), facts) == ("ddp",)
+    assert shardings(Cell("hf", "lora", "bf16"), facts) == ("ddp", "fsdp2", "zero3")
+    assert shardings(Cell("hf", "qlora", "nf4"), facts) == ("ddp", "fsdp2")
+    assert shardings(Cell("hf", "full", "bf16"), facts) == ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+    assert shardings(Cell("unsloth", "lora", "bf16"), facts) == shardings(Cell("hf", "lora", "int8"), facts) == ("ddp",)
+
+
+def test_one_card_offloads_by_zero_only(make_facts):
+    one, two = make_facts(), make_facts(n_gpus=2)
+    assert offloadings(Cell("hf", "full", "bf16"), one) == ("zero2", "zero3")
+    assert offloadings(Cell("hf", "lora", "bf16"), one) == ("zero3",)
+    assert offloadings(Cell("hf", "qlora", "nf4"), one) == offloadings(Cell("unsloth", "lora", "bf16"), two) == ()
+    assert offloadings(Cell("hf", "qlora", "nf4"), two) == ("fsdp2",)
 
 
 def test_a_plan_names_its_card_so_that_it_can_be_replayed(make_facts):

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import advisor.decide
-from advisor.axes import Axes, axes_of, checkpointings, concessions
+from advisor.axes import Axes, axes_of, checkpointings, concessions, offloadings, shardings
 from advisor.criteria import ORDER, order_of, rank, seconds_per_token
 from advisor.decide import conceding, decide, is_sound, survey
 from advisor.evaluate import evaluate_cell, figures_of
@@ -68,16 +68,18 @@ def small_axes(draw: st.DrawFn, cell: Cell, known: Facts) -> Axes:
     no_packing = get_method(cell.method).adds_keys or cell.platform == "unsloth"
     counts = tuple(n for n in (1, 2, 4) if n <= n_gpus)
     return Axes(
-        offloads=(False, True) if n_gpus > 1 and draw(st.booleans()) else (False,),
+        offloads=some((False, True)),  # type: ignore[arg-type]
         seq_lens=some((512, 256)),  # type: ignore[arg-type]
         target_modules=(("all-linear",),),
         lora_ranks=some((4, 16, 64)),  # type: ignore[arg-type]
         optimizers=some(("adamw_torch_fused", "adamw_8bit")),  # type: ignore[arg-type]
-        shardings=("none",) if n_gpus == 1 else some(("ddp", "fsdp2")),  # type: ignore[arg-type]
         n_gpus=some(counts),  # type: ignore[arg-type]
+        shardings=("none",) if n_gpus == 1 else some(shardings(cell, known)),  # type: ignore[arg-type]
+        offloadings=offloadings(cell, known),
         packings=(False,) if no_packing else some((False, True)),  # type: ignore[arg-type]
+        attentions=("auto",) if cell.platform == "unsloth" else some(("sdpa", "flash_attention_2", "eager")),  # type: ignore[arg-type]
+        loss_kernels=some((None, "chunked")) if cell.platform == "llamafactory" else (None,),  # type: ignore[arg-type]
         checkpointings=checkpointings(cell, known),
-        attentions=("auto",) if cell.platform == "unsloth" else some(("sdpa", "eager")),  # type: ignore[arg-type]
     )  # fmt: skip
 
 
