@@ -45,6 +45,8 @@ def assess(request: Request) -> Facts:
     prints = {"model": fingerprint(model), "hardware": fingerprint(hardware)}
     if dataset is not None:
         prints["data"] = dataset.fingerprint
+    if request.replay is not None:
+        prints["replay"] = _read_replay(request, dataset, assumptions)
     return Facts.model_construct(
         model=model,
         hardware=hardware,
@@ -82,6 +84,22 @@ def _read(request: Request) -> DatasetFacts:
 
     dataset = read_dataset(Path(str(request.data)))
     return dataset.facts(measure_lengths(dataset, find_tokenizer(request.model)))
+
+
+def _read_replay(request: Request, dataset: DatasetFacts | None, assumptions: list[str]) -> str:
+    """Check the general examples; their fingerprint.
+
+    Raises:
+        InvalidInputError: they are of another form than the data.
+    """
+    from advisor.dataset import read_dataset
+
+    general = read_dataset(Path(str(request.replay)))
+    if dataset is not None and general.format.form != dataset.form:
+        found = f"holds rows of {general.format.form}, the data those of {dataset.form}"
+        raise InvalidInputError("replay", found, "Bring both into one form.")
+    assumptions.append(f"general examples ({request.replay_share:.0%} of what is trained) are as long as the data's")
+    return general.fingerprint
 
 
 def _seq_len(request: Request, model: ModelSpec, dataset: DatasetFacts | None, assumptions: list[str]) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Literal, NamedTuple, get_args
 
-from advisor.plans import DEFAULT_RANK, Cell, attention
+from advisor.plans import Cell, attention, default_rank
 from advisor.recommendation import Facts
 from advisor.request import Request
 from estimators.methods import get_method
@@ -71,7 +71,7 @@ def axes_of(cell: Cell, request: Request, facts: Facts, concession: Concession =
         offloads=(False, True) if conceded >= CONCESSIONS.index("offload") else (False,),
         seq_lens=(facts.seq_len,),
         target_modules=target_modules(cell, request, facts, smaller=conceded > 0),
-        lora_ranks=lora_ranks(cell, request, smaller=conceded > 0),
+        lora_ranks=lora_ranks(cell, request, facts, smaller=conceded > 0),
         optimizers=optimizers(cell),
         n_gpus=gpu_counts(request, facts),
         shardings=shardings(cell, facts),
@@ -96,12 +96,12 @@ def may_offload(request: Request, facts: Facts) -> bool:
     return several or (request.ram_gib is not None and facts.hardware.gpu.vendor != "CPU")
 
 
-def lora_ranks(cell: Cell, request: Request, *, smaller: bool = False) -> tuple[int, ...]:
-    """The rank asked for, else 16; smaller ones only where nothing else fits."""
-    wanted = request.lora_rank or DEFAULT_RANK
+def lora_ranks(cell: Cell, request: Request, facts: Facts, *, smaller: bool = False) -> tuple[int, ...]:
+    """The rank asked for, else a usual one; smaller ones only where nothing else fits."""
+    wanted = default_rank(request, facts)
     if request.lora_rank is not None or not smaller or not get_method(cell.method).uses_rank:
         return (wanted,)
-    return (wanted, *SMALLER_RANKS)
+    return (wanted, *(rank for rank in SMALLER_RANKS if rank < wanted))
 
 
 def target_modules(cell: Cell, request: Request, facts: Facts, *, smaller: bool = False) -> tuple[tuple[str, ...], ...]:

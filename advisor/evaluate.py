@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from advisor.axes import Axes, axes_of
-from advisor.plans import DEFAULT_RANK, Cell, draft_plan, drop
+from advisor.plans import Cell, draft_plan, drop
 from advisor.recommendation import Candidate, Dropped, Facts, RunCost
 from advisor.request import Request
 from advisor.search import Level, Point, Search, Trial
@@ -116,7 +116,7 @@ def explain_choices(best: Trial, level: Level, search: Search, candidate: Candid
     if body.target_modules != axes.target_modules[0]:
         yield f"adapters on {', '.join(body.target_modules)} only: on all linear layers nothing fits"
     if body.lora_rank != axes.lora_ranks[0]:
-        yield f"rank {body.lora_rank}: with rank {DEFAULT_RANK} nothing fits"
+        yield f"rank {body.lora_rank}: with rank {axes.lora_ranks[0]} nothing fits"
     if spread.optimizer != axes.optimizers[0]:
         yield f"optimizer {spread.optimizer}: the states of {axes.optimizers[0]} fit in no way"
     if spread.offload:
@@ -178,11 +178,12 @@ def _complete(plan: Plan, facts: Facts) -> Candidate:
 
 
 def _run_cost(plan: Plan, speed: SpeedEstimate | None, facts: Facts) -> RunCost | None:
-    """The run over the examples that are not held out. None where the data or the speed are not known."""
+    """The run over what is trained: examples not held out, and general ones. None where data or speed are unknown."""
     data = facts.data
     if speed is None or data.examples is None or data.mean_len is None:
         return None
     trained = max(1, data.examples - round(data.examples * plan.eval_fraction))
+    trained = round(trained / (1 - plan.replay_share))
     length = run_length(plan, speed, examples=trained, mean_len=data.mean_len)
     usd = cost_usd(length.seconds, n_gpus=plan.n_gpus, price=facts.price) if facts.price is not None else None
     return RunCost.model_construct(steps=length.steps, tokens=length.tokens, seconds=length.seconds, usd=usd)

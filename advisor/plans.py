@@ -22,6 +22,7 @@ from profiles.units import BILLION
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 ESTIMATED_TASKS = ("sft", "pretrain", "classification")
 DEFAULT_RANK = 16  # Unsloth documentation and QLoRA: 16 to 32 on all linear layers
+SMALL_DATA_RANK = 8  # LoRA paper (2106.09685, 7.2): enough for small tasks, with half as much to overfit with
 MERGEABLE = frozenset({"full", "lora", "qlora", "adalora", "bitfit"})  # PEFT's soft prompts have no merge_and_unload
 
 # Learning rates with their sources: TRL documentation (full), Unsloth and TRL documentation (LoRA), artidoro/qlora
@@ -234,7 +235,7 @@ def drop(
 def draft_plan(cell: Cell, request: Request, facts: Facts) -> Plan:
     """The cell as a plan with micro-batch 1 and no checkpointing; the inner axes come on top."""
     hardware, data = facts.hardware, facts.data
-    small = data.examples is not None and data.examples < SMALL_DATA
+    small, rank = is_small(facts), default_rank(request, facts)
     early = small or request.num_epochs > MANY_EPOCHS
     adapter = get_method(cell.method).uses_rank
     return Plan.model_validate(
@@ -247,8 +248,8 @@ def draft_plan(cell: Cell, request: Request, facts: Facts) -> Plan:
             "method": cell.method,
             "quantization": cell.quantization,
             "mixed_precision": True if cell.quantization == "fp32" and hardware.gpu.vendor != "CPU" else None,
-            "lora_rank": request.lora_rank or DEFAULT_RANK,
-            "lora_alpha": 2.0 * (request.lora_rank or DEFAULT_RANK) if adapter else None,
+            "lora_rank": rank,
+            "lora_alpha": 2.0 * rank if adapter else None,
             "lora_dropout": LORA_DROPOUT_SMALL if small and adapter and cell.platform != "unsloth" else 0.0,
             "seq_len": facts.seq_len,
             "mean_len": data.mean_len,
@@ -259,10 +260,21 @@ def draft_plan(cell: Cell, request: Request, facts: Facts) -> Plan:
             "num_epochs": request.num_epochs,
             "max_steps": request.max_steps,
             "early_stopping_patience": EARLY_STOPPING_EVALUATIONS if early else 0,
+            "replay_share": request.replay_share if request.replay is not None else 0.0,
             "eval_fraction": 0.1 if small else 0.05,
             "weight_decay": 0.01 if small else 0.0,
         }
     )
+
+
+def is_small(facts: Facts) -> bool:
+    """Whether the examples are so few that the guards against overfitting are on."""
+    return facts.data.examples is not None and facts.data.examples < SMALL_DATA
+
+
+def default_rank(request: Request, facts: Facts) -> int:
+    """The rank as asked for, else a usual one."""
+    return request.lora_rank or (SMALL_DATA_RANK if is_small(facts) else DEFAULT_RANK)
 
 
 def name_card(hardware: Hardware) -> str | dict[str, Any]:

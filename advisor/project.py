@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advisor.api import estimate
 from advisor.emit import Emission, Forecast, RunFile, Source, emit, emitters, write_emission
@@ -15,11 +15,22 @@ from profiles.errors import AdviseError, InvalidInputError
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 
+if TYPE_CHECKING:
+    from advisor.dataset import Dataset
+
 
 def write_project(
-    plan: Plan, model: ModelSpec, estimate: Estimate, out: Path, *, data: str | None = None, force: bool = False
+    plan: Plan,
+    model: ModelSpec,
+    estimate: Estimate,
+    out: Path,
+    *,
+    data: str | None = None,
+    replay: str | None = None,
+    force: bool = False,
 ) -> Emission:
-    """Write the project of `plan` into the folder `out`, with `data` split into training and held-out examples.
+    """Write the project of `plan` into the folder `out`, with `data` split into training and held-out examples, and of
+    `replay` the plan's share mixed into those that are trained on.
 
     Without `data` the folder's data/ has to be filled before the run.
 
@@ -32,10 +43,11 @@ def write_project(
         from advisor.dataset import read_dataset
 
         dataset = read_dataset(Path(data))
+        general = None if replay is None else read_dataset(Path(replay))
         source = _source(plan, dataset.format.form, conversational=_is_conversational(plan, dataset))
 
         def add_data(folder: Path) -> None:
-            _write_data(plan, dataset, folder / "data")
+            _write_data(plan, dataset, general, folder / "data")
 
     emission = emit(plan, model, source, Forecast.of(estimate))
     write_emission(emission, out, force=force, add_data=add_data)
@@ -106,18 +118,17 @@ def _without_data(plan: Plan) -> Source:
     return _source(plan, "text" if plan.task == "pretrain" else "prompt-completion")
 
 
-def _write_data(plan: Plan, dataset: Any, folder: Path) -> None:
-    """data/train.jsonl and, if any is held out, data/eval.jsonl."""
-    from advisor.dataset import split, write_normalised
+def _write_data(plan: Plan, dataset: "Dataset", general: "Dataset | None", folder: Path) -> None:
+    """data/train.jsonl, with the general examples of the plan's share, and, if any is held out, data/eval.jsonl."""
+    from advisor.dataset import draw_replay, split, write_normalised
 
     template = _has_chat_template(plan.model, dataset.format.name)
     adapt = emitters()[plan.platform].adapt_row
-    if plan.eval_fraction == 0:
-        write_normalised(dataset, folder / "train.jsonl", chat_template=template, adapt=adapt)
-        return
-    train, held_out = split(dataset, plan.eval_fraction, plan.seed)
-    write_normalised(train, folder / "train.jsonl", chat_template=template, adapt=adapt)
-    write_normalised(held_out, folder / "eval.jsonl", chat_template=template, adapt=adapt)
+    train, held_out = split(dataset, plan.eval_fraction, plan.seed) if plan.eval_fraction > 0 else (dataset, None)
+    also = None if general is None else draw_replay(general, len(train), plan.replay_share, plan.seed)
+    write_normalised(train, folder / "train.jsonl", also=also, chat_template=template, adapt=adapt)
+    if held_out is not None:
+        write_normalised(held_out, folder / "eval.jsonl", chat_template=template, adapt=adapt)
 
 
 def _has_chat_template(ref: str | dict[str, Any], format_name: str) -> bool:

@@ -22,6 +22,8 @@ class Request(Record):
     (that card with this much memory), or neither (this machine's). Empty restrictions allow everything.
 
     seq_len: the padded length wanted, tokens (None: from the data, else 2048 or the model's limit).
+    replay: general examples, mixed in as this share of what is trained, so that the model keeps what it could (arXiv
+    2403.08763: a weak shift of the data needs 5 %, a strong one 25 %).
     examples, mean_len: the data in numbers, for time and cost, where there is no file. max_steps: ends the run early.
     learning_rate: None means a published one for the method. max_hours and max_usd: limits on the whole run.
     usd_per_hour: for one card, in place of the catalogue's range. ram_gib, disk_gib: of the machine, for what is
@@ -36,6 +38,8 @@ class Request(Record):
     n_gpus: SmallCount | None = None
 
     data: str | None = None
+    replay: str | None = None
+    replay_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
     examples: Annotated[int, Field(ge=1, le=10**12)] | None = None
     mean_len: Annotated[float, Field(gt=0, le=16_777_216)] | None = None
     seq_len: Tokens | None = None

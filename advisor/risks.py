@@ -5,7 +5,7 @@ from typing import Any
 
 from advisor.assess import TOLERATED_LOSS
 from advisor.evaluate import LOW_HEADROOM
-from advisor.plans import LEARNING_RATE, MANY_EPOCHS, SMALL_DATA
+from advisor.plans import LEARNING_RATE, MANY_EPOCHS, is_small
 from advisor.recommendation import Candidate, Facts, Risk, headroom_of
 from advisor.request import Request
 from estimators.answer import MemoryEstimate
@@ -34,22 +34,24 @@ def overfitting(candidate: Candidate, facts: Facts) -> Iterator[Risk]:
     """K1: few examples, or many passes over them."""
     plan, data = candidate.plan, facts.data
     guards = ["eval_fraction", "early_stopping_patience"]
-    if data.examples is not None and data.examples < SMALL_DATA:
+    if data.examples is not None and is_small(facts):
         trained = candidate.memory.trainable_parameters
         tokens = ""
         if data.mean_len is not None:
             total = data.examples * data.mean_len
             tokens = f" ({format_count(total)} tokens, {total / trained:.2g} for each)"
-        dropout = f", lora_dropout {plan.lora_dropout}" if plan.lora_dropout else ""
+        adapter = ["lora_rank", *(["lora_dropout"] if plan.lora_dropout else [])]
+        adapter = adapter if get_method(plan.method).uses_rank else []
+        own = "".join(f", {field} {getattr(plan, field)}" for field in adapter)
         yield Risk.model_construct(
             id="K1",
             title="overfitting on small data",
             finding=f"{data.examples} examples{tokens} for {format_count(trained)} trained parameters",
             guard=(
                 f"{plan.eval_fraction:.0%} held back, early stopping after {plan.early_stopping_patience} evaluations "
-                f"without gain, weight decay {plan.weight_decay}{dropout}"
+                f"without gain, weight decay {plan.weight_decay}{own}"
             ),
-            settings=_settings(plan, *guards, "weight_decay", *(["lora_dropout"] if plan.lora_dropout else [])),
+            settings=_settings(plan, *guards, "weight_decay", *adapter),
         )
     if data.examples is not None and data.duplicates > REPEATED * data.examples:
         yield Risk.model_construct(
@@ -83,8 +85,8 @@ def forgetting(plan: Plan, memory: MemoryEstimate) -> Iterator[Risk]:
                 f"all {format_count(memory.trainable_parameters)} parameters change; in one published run "
                 "GSM8K fell from .517 to .343 after unrelated full fine-tuning, to .462 after LoRA (ms-swift, Qwen-7B)"
             ),
-            guard=f"learning rate {rate:g}; evaluate general tasks before and after",
-            settings={"learning_rate": rate},
+            guard=f"learning rate {rate:g}; {_replayed(plan)}; evaluate general tasks before and after",
+            settings={"learning_rate": rate, **_settings(plan, *(["replay_share"] if plan.replay_share else []))},
         )
     elif plan.method in ("prompt", "prefix", "ptuning"):
         yield Risk.model_construct(
@@ -94,6 +96,13 @@ def forgetting(plan: Plan, memory: MemoryEstimate) -> Iterator[Risk]:
             guard="the base stays untouched: leave the prompt out for other tasks",
             settings=_settings(plan, "method"),
         )
+
+
+def _replayed(plan: Plan) -> str:
+    """Rehearsal, where there is something to rehearse with."""
+    if plan.replay_share:
+        return f"{plan.replay_share:.0%} of what is trained are general examples"
+    return "general examples mixed in help (`--replay FILE`)"
 
 
 def special_field(candidate: Candidate, request: Request) -> Iterator[Risk]:

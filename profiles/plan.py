@@ -78,6 +78,7 @@ class Plan(Record):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
     lr_scheduler: Literal["linear", "cosine", "constant"] = "cosine"
+    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     early_stopping_patience: Annotated[int, Field(ge=0, le=10_000)] = 0
     seed: Annotated[int, Field(ge=0, le=2**31)] = 42

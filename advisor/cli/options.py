@@ -25,6 +25,8 @@ REQUEST_OPTIONS = (
     click.option("--vram", "vram_gib", type=float, metavar="GB", help="Memory of a card that is not named."),
     click.option("--n-gpus", type=int, help="Number of cards."),
     click.option("--data", metavar="PATH", help="Training data: jsonl, json, csv, parquet, txt, or a folder."),
+    click.option("--replay", metavar="PATH", help="General examples to mix in, against forgetting."),
+    click.option("--replay-share", type=float, help="Their share of what is trained.  [default: 0.05]"),
     click.option("--examples", type=int, help="Number of examples, where there is no --data."),
     click.option("--mean-len", type=float, help="Mean tokens of an example, where there is no --data."),
     click.option("--seq-len", type=int, help="Padded length of a sequence, tokens."),

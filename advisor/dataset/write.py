@@ -1,7 +1,7 @@
 """Normalised examples -> a train.jsonl that TRL reads, or another platform if it is told how."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -12,17 +12,22 @@ from profiles.errors import InvalidInputError, UnsupportedError
 
 
 def write_normalised(
-    dataset: Dataset, out: Path, *, chat_template: bool = True, adapt: Callable[[Example], Example] | None = None
+    dataset: Dataset,
+    out: Path,
+    *,
+    also: Dataset | None = None,
+    chat_template: bool = True,
+    adapt: Callable[[Example], Example] | None = None,
 ) -> int:
-    """Write one JSON object a line to `out`, atomically, and return how many.
+    """Write one JSON object a line to `out`, atomically, `also` after `dataset`, and return how many.
 
     Without a `chat_template` (a base model's tokenizer), alpaca rows are written as plain prompt and completion.
     `adapt` brings an example into another platform's shape. Raises UnsupportedError for conversations without a
     template and for what cannot be adapted, InvalidInputError if `out` is one of the files being read.
     """
-    if any(out.exists() and out.samefile(file) for file in dataset.files):
+    parts = [dataset, *([] if also is None else [also])]
+    if any(out.exists() and out.samefile(file) for part in parts for file in part.files):
         raise InvalidInputError(str(out), "would overwrite the data that is being read", "Choose another file.")
-    plain = not chat_template and dataset.format.name == "alpaca"
     count = 0
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -31,17 +36,10 @@ def write_normalised(
         raise InvalidInputError(str(out), f"cannot be written: {error.strerror}") from None
     try:
         with temporary as file:
-            for example in dataset:
-                if plain:
-                    example = alpaca_prompt(example)
-                elif not chat_template and not _is_plain(example):
-                    raise UnsupportedError(
-                        f"{dataset.path}: {dataset.format.name} rows are conversations, "
-                        "and the model's tokenizer has no chat template",
-                        "Choose an instruction-tuned model, or rows of prompt and completion as plain texts.",
-                    )
-                count += 1
-                file.write(encode(example if adapt is None else _adapted(example, adapt, dataset, count)) + b"\n")
+            for part in parts:
+                for number, example in enumerate(_written(part, chat_template=chat_template), 1):
+                    count += 1
+                    file.write(encode(example if adapt is None else _adapted(example, adapt, part, number)) + b"\n")
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary.name, 0o644)
@@ -50,6 +48,22 @@ def write_normalised(
         os.unlink(temporary.name)
         raise
     return count
+
+
+def _written(dataset: Dataset, *, chat_template: bool) -> Iterator[Example]:
+    """The examples as the model can take them."""
+    plain = not chat_template and dataset.format.name == "alpaca"
+    for example in dataset:
+        if plain:
+            yield alpaca_prompt(example)
+        elif chat_template or _is_plain(example):
+            yield example
+        else:
+            raise UnsupportedError(
+                f"{dataset.path}: {dataset.format.name} rows are conversations, "
+                "and the model's tokenizer has no chat template",
+                "Choose an instruction-tuned model, or rows of prompt and completion as plain texts.",
+            )
 
 
 def _adapted(example: Example, adapt: Callable[[Example], Example], dataset: Dataset, number: int) -> Example:

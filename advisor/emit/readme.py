@@ -42,6 +42,7 @@ def readme(
         f"- weights: {_code(source.model_ref)}",
         f"- settings: `{settings}` (edit it; `train.py` only reads it)",
         "- data: `data/train.jsonl`" + (", held out: `data/eval.jsonl`" if source.held_out else "; nothing held out"),
+        *([f"- {plan.replay_share:.0%} of it are general examples, against forgetting"] if plan.replay_share else []),
         "- progress: `runs/metrics.jsonl`, one JSON object a line; checkpoints: `runs/checkpoints`",
         "- result: `model/`",
         "- Ctrl-C stops after the step at hand, with a checkpoint; the same command with `--resume` goes on from it",

@@ -5,11 +5,12 @@ import yaml
 
 from advisor.emit import Source, emit
 from advisor.evaluate import evaluate_cell, evaluate_plan
-from advisor.plans import SMALL_DATA, Cell, draft_plan
+from advisor.plans import SMALL_DATA, SMALL_DATA_RANK, Cell, draft_plan
 from advisor.project import write_project
 from advisor.request import Request
 from advisor.risks import find_risks
 from estimators.answer import Estimate
+from profiles.errors import InvalidInputError
 
 pytestmark = pytest.mark.usefixtures("stand_ins")
 
@@ -31,6 +32,12 @@ def test_small_data_raise_overfitting_and_the_plan_holds_the_guard(make_facts):
     assert f"after {plan.early_stopping_patience} evaluations" in found[0].guard
     assert f"{plan.eval_fraction:.0%} held back" in found[0].guard
     assert f"lora_dropout {plan.lora_dropout}" in found[0].guard
+    assert f"lora_rank {SMALL_DATA_RANK}" in found[0].guard
+    assert (
+        plan.lora_rank
+        == SMALL_DATA_RANK
+        < draft_plan(Cell("hf", "lora", "bf16"), Request(model="m"), make_facts()).lora_rank
+    )
 
 
 def test_enough_data_do_not(make_facts):
@@ -90,6 +97,7 @@ def test_every_risk_has_numbers_or_a_reason_and_a_guard(make_facts):
 EMITTED = {
     "early_stopping_patience": lambda c: c["early_stopping_patience"],
     "weight_decay": lambda c: c["training"]["weight_decay"],
+    "lora_rank": lambda c: c["peft"]["r"],
     "lora_dropout": lambda c: c["peft"]["lora_dropout"],
     "num_epochs": lambda c: c["training"]["num_train_epochs"],
     "learning_rate": lambda c: c["training"]["learning_rate"],
@@ -163,6 +171,33 @@ def test_the_held_out_share_is_the_one_that_the_guard_names(make_facts, tmp_path
     rows = {name: len((tmp_path / "run" / "data" / f"{name}.jsonl").read_text().splitlines()) for name in ("train", "eval")}  # fmt: skip # noqa: E501
     assert rows == {"train": 540, "eval": 60}
     assert share == 0.1
+
+
+def test_rehearsal_is_in_the_data_that_are_written(make_facts, tmp_path):
+    """K2: the share that the guard names is the share of the rows, and the run is as much longer."""
+    facts = make_facts(gib=80, examples=600, mean_len=300)
+    cell, request = Cell("hf", "full", "bf16"), Request(model="llama-1b", replay="general.jsonl", replay_share=0.1)
+    candidate = evaluate_cell(cell, request, facts)
+    risk = next(risk for risk in find_risks(candidate, facts) if risk.title == "forgetting")
+    assert risk.settings["replay_share"] == 0.1
+    assert "10% of what is trained are general examples" in risk.guard
+    rows = {"data": 600, "general": 100}
+    for name, count in rows.items():
+        text = "".join(json.dumps({"prompt": f"{name} {i}", "completion": str(i)}) + "\n" for i in range(count))
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    paths = {"data": str(tmp_path / "data.jsonl"), "replay": str(tmp_path / "general.jsonl")}
+    estimate = Estimate(memory=candidate.memory, speed=None)
+    write_project(candidate.plan, facts.model, estimate, tmp_path / "run", **paths)
+    train = (tmp_path / "run" / "data" / "train.jsonl").read_text().splitlines()
+    general = [row for row in train if "general" in row]
+    assert (len(general), len(train)) == (60, 600)
+    assert len(set(general)) == len(general)
+    assert "general" not in (tmp_path / "run" / "data" / "eval.jsonl").read_text()
+    assert "10% of it are general examples" in (tmp_path / "run" / "README.md").read_text()
+    plain = evaluate_cell(cell, Request(model="llama-1b"), facts)
+    assert candidate.run.steps == pytest.approx(plain.run.steps / 0.9, abs=1)
+    with pytest.raises(InvalidInputError, match="holds 100 examples"):
+        write_project(candidate.plan.replace(replay_share=0.2), facts.model, estimate, tmp_path / "more", **paths)
 
 
 def test_little_headroom_turns_expandable_segments_on(make_facts):

@@ -48,7 +48,8 @@ def command(plan_path: str | None, out: str, force: bool, as_json: bool, **field
             return 1
         candidate = recommendation.best
     estimate = Estimate(memory=candidate.memory, speed=candidate.speed)
-    emission = write_project(candidate.plan, known.model, estimate, Path(out), data=request.data, force=force)
+    rows = {"data": request.data, "replay": request.replay}
+    emission = write_project(candidate.plan, known.model, estimate, Path(out), **rows, force=force)
     if as_json:
         from advisor.render.envelope import answer_envelope
 
