@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from advisor.front import find_front
 from advisor.recommendation import Candidate, Dropped
 from advisor.render.console import make_console
 from profiles.units import format_duration, gib_from_bytes
@@ -19,11 +20,13 @@ def print_plans(
     console = console or make_console()
     if ranked:
         timed = any(c.run is not None for c in ranked)
+        front = {(point.platform, point.method, point.quantization) for point in find_front(ranked, ranked[0])}
         table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
         for name in ("platform", "method", "base", "batch", "ckpt"):
             table.add_column(name, no_wrap=True)
         for name in ("GiB", "to GiB", "tok/s", *(["run"] if timed else []), "tier"):
             table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True)
         for c in ranked:
             plan, device = c.plan, c.memory.device
             cells = [plan.platform, plan.method, plan.quantization]
@@ -32,8 +35,9 @@ def print_plans(
             cells.append(f"{c.speed.tokens_per_second.expected:,.0f}" if c.speed is not None else "-")
             if timed:
                 cells.append(format_duration(c.run.seconds.expected) if c.run is not None else "-")
-            table.add_row(*cells, str(c.quality.tier))
+            table.add_row(*cells, str(c.quality.tier), "*" if c.key in front else "")
         console.print(table)
+        console.print(Text("* Pareto front: nothing equals or beats it in tier, speed and memory at once."))
     else:
         console.print(Text("Nothing fits.", style="bold red"))
     console.print()

@@ -170,8 +170,24 @@ def test_plans_shows_every_cell(ask):
     answer = json.loads(out)["answer"]
     assert len(answer["candidates"]) + len(answer["dropped"]) == 168
     assert len(answer["candidates"]) > 20
+    starred = {(p["platform"], p["method"], p["quantization"]) for p in answer["front"]}
+    _, out, _ = ask("plans", *BASE)
+    rows = [line.split() for line in out.splitlines()]
+    assert {tuple(row[:3]) for row in rows if row and row[-1] == "*"} == starred
+    assert 1 < len(starred) < len(answer["candidates"])
     _, out, _ = ask("plans", *BASE, "--dropped")
     assert "Invalid fine-tuning method" in " ".join(out.split())
+
+
+def test_the_largest_model_is_asked_for_whatever_the_profile_names(ask, tmp_path):
+    profile = tmp_path / "profile.yaml"
+    answers = []
+    for text in ("gpu: rtx3060-12gb\n", "gpu: rtx3060-12gb\nmodel: llama-8b\n"):
+        profile.write_text(text)
+        code, out, _ = ask("fit", "--what", "model", "--profile", str(profile), "--json")
+        assert code == 0
+        answers.append(json.loads(out)["answer"]["value"])
+    assert answers[0] == answers[1]
 
 
 def test_jsonl_gives_an_error_object_in_place_of_a_bad_line(ask):

@@ -33,7 +33,7 @@ def command(what: str, as_json: bool, **fields: Any) -> int:
     from advisor.inverse import ANY_MODEL, What, fit
 
     assert what in get_args(What)
-    if what == "model" and fields["profile"] is None:
+    if what == "model":  # a profile's own model is not what is asked for
         fields["model"] = fields["model"] or ANY_MODEL
     answer = fit(what, build_request(fields))  # type: ignore[arg-type]
     if as_json:

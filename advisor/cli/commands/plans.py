@@ -21,6 +21,7 @@ def command(dropped: bool, as_json: bool, **fields: Any) -> int:
     """Show every combination that fits. With --dropped, also why the others do not."""
     from advisor.assess import assess
     from advisor.decide import survey
+    from advisor.front import find_front
 
     request = build_request(fields)
     ranked, drops = survey(request, assess(request))
@@ -30,6 +31,7 @@ def command(dropped: bool, as_json: bool, **fields: Any) -> int:
         answer = {
             "candidates": [c.model_dump(mode="json") for c in ranked],
             "dropped": [d.model_dump(mode="json") for d in drops],
+            "front": [point.model_dump(mode="json") for point in (find_front(ranked, ranked[0]) if ranked else ())],
         }
         click.echo(answer_envelope("plans", answer))
     else:
