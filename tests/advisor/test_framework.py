@@ -118,13 +118,13 @@ def test_s3_ample_resources_are_full_fine_tuning_on_hugging_face_if_quality_come
 
 
 def test_s4_speed_first_is_not_prompt_tuning():
-    """It saves a tenth to a third of LoRA's time and loses 13 to 40 points: the program departs, and says so."""
+    """It saves at most a third of an adapter's time and loses 13 to 40 points: the program departs, and says so."""
     request = Request(model="llama-8b", gpu="rtx4090", goal="fast", examples=5000, mean_len=400, offline=True)
-    assert advise(request).best.plan.method == "lora"
+    assert advise(request).best.plan.method in ("lora", "qlora")
     found = plan_roadmap(request, assess(request))
     prompt = next(step for step in found.steps if step.id == "prompt")
     assert prompt.place == "skip"
-    assert 0.6 < prompt.cost_share < 1
+    assert prompt.cost_share > 0.6
     assert "begins with prompt tuning" in found.departure
 
 
