@@ -165,12 +165,12 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
 
 
 def _fp32_softmax(scope: Scope, scores: Tensor) -> Tensor:
-    """Drops the scores. Only Half has a kernel that gives floats (SoftMax.cpp): bf16 is cast first."""
+    """Drops the scores, which the caller names to the end. Only Half has a kernel that gives floats (SoftMax.cpp): bf16
+    is cast first."""
     tape = scope.tape
     wide = tape.cast(scores, FP32) if scope.regime.compute_dtype != "fp16" else tape.hold(scores)
-    tape.drop(scores)
     out = _softmax(scope, wide, FP32)
-    tape.drop(wide)
+    tape.drop(wide, scores)
     return out
 
 

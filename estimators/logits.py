@@ -27,11 +27,12 @@ TRL_STATISTICS = 7 * FP32  # running max, four sums, max before target, target l
 class HeadProfile:
     """Lines from the last layer's output on. `forward` is inside autocast, `backward` after it; both include `saved`.
 
-    saved: alive when the layers' backward begins is none of it. left: gradient bytes of norm and head that stay.
+    saved: alive between the two; when the layers' backward begins, none of it. left: gradient bytes of norm and head that stay.
     held: bytes per token that the loop keeps through the step (logits of kept outputs).
     """
 
     forward: tuple[Line, ...]
+    saved: Line
     backward: tuple[Line, ...]
     left: float
     held: float
@@ -40,16 +41,16 @@ class HeadProfile:
 def profile_head(model: ModelSpec, regime: Regime, setup: LayerSetup, *, tokens: int) -> HeadProfile:
     """Run final norm, head and loss forward and back for a micro-batch of `tokens`."""
     tape = Tape()
-    x = tape.tensor(input_width(model.layers[0].block), regime.residual, True)
+    x = tape.tensor(input_width(model.layers[0].block), regime.stream, True)
     tape.mark()
     loss, logits = run_head(tape, x, model, regime, setup, tokens=tokens)
-    forward = tape.envelope()
+    forward, saved = tape.envelope(), (tape.per_token, tape.constant)
     tape.mark()
     loss.grad = tape.alloc(0.0)
     tape.backward()
     tape.drop(loss)
     held = 0.0 if logits is None else logits.width * logits.itemsize
-    return HeadProfile(forward=forward, backward=tape.envelope(), left=tape.constant, held=held)
+    return HeadProfile(forward=forward, saved=saved, backward=tape.envelope(), left=tape.constant, held=held)
 
 
 def run_head(

@@ -7,10 +7,11 @@ load. Layers and head are profiled on a tape (layer.py, logits.py); here they ar
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from dataclasses import replace
 
 from estimators.answer import Component, ComponentName, MemoryEstimate, Phase, PhaseName
 from estimators.attention_ops import FLASH_ROW_BLOCK
-from estimators.layer import LayerProfile, LayerSetup, kept_past_checkpoints, profile_layer
+from estimators.layer import LayerProfile, LayerSetup, profile_layer, stream_itemsize
 from estimators.layer_ops import FP32
 from estimators.logits import TRL_TOKEN_TILE, HeadProfile, liger_rows, profile_head, unsloth_tile
 from estimators.margins import allocated_interval, reserved_interval
@@ -82,10 +83,11 @@ class MemoryModel:
         self.trainable_parameters = method.trainable_parameters(model, plan)
         self.model = model = method.extended(model, plan)
         self.method = method
-        self.regime = resolve_regime(plan, model, gpu)
+        regime = resolve_regime(plan, model, gpu)
         self.seq_len = plan.seq_len + (plan.num_virtual_tokens if method.adds_tokens else 0)
-        self.standing = standing_bytes(plan, model, method, self.regime, workspace_bytes(gpu))
-        self.setup = layer_setup(method, model, plan, self.regime)
+        self.standing = standing_bytes(plan, model, method, regime, workspace_bytes(gpu))
+        self.setup = layer_setup(method, model, plan, regime)
+        self.regime = replace(regime, stream=stream_itemsize(model.layers[0].block, regime, self.setup))
         length = _length_class(self.regime, self.seq_len, bool(self.setup.prefix_tokens))
         runs = layer_runs(method, model, plan, self.regime)
         self._layers = [(r.count, profile_layer(r.block, r.regime, r.setup, length)) for r in runs if r.reached]
@@ -94,7 +96,10 @@ class MemoryModel:
         self._below = _below_layers(model, self.regime, self.setup)
         self._last_graph = 0.0  # outputs that are kept hold their graph, and int8's products what they read
         if self.regime.keep_outputs and self.regime.quantized == 8 and self.regime.loss != "chunked":
-            self._last_graph = sum(r.count * kept_past_checkpoints(r.block, self.regime) for r in runs if r.reached)
+            self._last_graph = sum(count * p.pinned for count, p in self._layers)
+        self._penalty = _penalty_bytes(model, method, self.regime, plan)
+        kept = self.regime.keep_outputs and self.regime.loss == "fused"  # whose backward does not go through it
+        self._held_penalty = self._penalty if kept else 0.0
         self._keeps_gradients = keeps_gradients(plan)
         self._heads: dict[Hashable, HeadProfile] = {}
         self._shared_weight = shared_weight(model, self.regime, self.setup)
@@ -110,10 +115,10 @@ class MemoryModel:
         tokens = micro_batch_size * self.seq_len
         standing, regime, model = self.standing, self.regime, self.model
         head = self._head(tokens)
-        held = head.held * tokens
+        held = head.held * tokens + self._held_penalty
         gradients = standing.accumulated if self.setup.accumulates else 0.0
         found = standing.accumulated if self._keeps_gradients else 0.0
-        checkpoint = float(standing.checkpoints * regime.residual * model.hidden_size * tokens)
+        checkpoint = float(standing.checkpoints * regime.stream * model.hidden_size * tokens)
         saved = (
             self._encoder_copies
             + self._below * tokens
@@ -121,6 +126,8 @@ class MemoryModel:
         )
         layers = sum(count for count, p in self._layers if p.checkpointed)
         stays = layers * checkpoint
+        if layers and not regime.offload_checkpoints:  # the first one is the embedding's output
+            stays -= (1 - regime.residual / regime.stream) * checkpoint
         if regime.offload_checkpoints:
             frozen = not self.method.trains_base
             buffers, stays = offloaded_bytes(checkpoint, layers=layers, frozen_embedding=frozen)
@@ -134,7 +141,8 @@ class MemoryModel:
             ("dequantized_weights", self._shared_weight),
             ("inputs", self._input_bytes(tokens)),
         ]
-        logits = max(_at(head.forward, tokens) + self._cast_copies + held, _at(head.backward, tokens))
+        forward_logits = max(_at(head.forward, tokens), _point(head.saved, tokens) + self._penalty)
+        logits = max(forward_logits + self._cast_copies + held, _at(head.backward, tokens) + self._held_penalty)
         whole = standing.whole
         kept = saved + self._last_graph * tokens
         forward = max(
@@ -250,7 +258,7 @@ class MemoryModel:
         the parameter gets any."""
         model, regime = self.model, self.regime
         second = model.embeddings[0].parameters * regime.base if model.tie_word_embeddings else 0
-        incoming = regime.residual * model.hidden_size * tokens
+        incoming = regime.stream * model.hidden_size * tokens
         gradients = self.standing.gradients
         return [*fixed, ("gradients", gradients), ("layer_working_set", float(second + incoming)), ("logits", held)]
 
@@ -325,6 +333,15 @@ def _autocast_copies(model: ModelSpec, method: Method, regime: Regime, plan: Pla
         if itemsize > regime.compute:
             total += float(t.elements * t.tensors * regime.compute)
     return total
+
+
+def _penalty_bytes(model: ModelSpec, method: Method, regime: Regime, plan: Plan) -> float:
+    """What a penalty's graph holds beside the model's own: autocast copies a weight for each time that it is read."""
+    if regime.loss == "chunked":
+        return 0.0  # no loss of the model's own
+    weights, made = method.penalty_elements(model, plan)
+    itemsize = regime.compute if regime.autocast else regime.adapter
+    return float((2 * weights if regime.adapter > itemsize else 0) * itemsize + made * itemsize)
 
 
 def _assumptions(plan: Plan, model: ModelSpec, regime: Regime, hardware: Hardware) -> tuple[str, ...]:

@@ -36,7 +36,8 @@ NEVER = 2**62
 class Regime:
     """Resolved physics of a step. Sizes in bytes per element.
 
-    base: weights that are not quantised. residual: the hidden-state stream.
+    base: weights that are not quantised. residual: what the embedding gives, and cos and sin; stream: the hidden states
+    between layers, which some adapters widen (layer.py stream_itemsize).
     trained: base parameters that the method itself trains. several: a micro-batch has more than one sequence.
     grouped: experts run in one kernel. `quantized`: 4 or 8 bits, 0 for none. fused_kernels: the
     platform is Unsloth; fused_layers: it runs layers of its own for this model and method; loss_tiled_from: tokens from
@@ -49,6 +50,7 @@ class Regime:
     nested: bool
     base: int
     residual: int
+    stream: int
     adapter: int
     trained: int
     kernel: Kernel
@@ -111,6 +113,7 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         nested=plan.quantization == "nf4-dq",
         base=base,
         residual=base,
+        stream=base,
         adapter=adapter,
         trained=trained,
         kernel=attention_kernel(plan, model, gpu, in_half=compute < 4 and (autocast or base < 4), masked=masked),

@@ -65,9 +65,9 @@ def layer_runs(method: Method, model: ModelSpec, plan: Plan, regime: Regime) -> 
         return _some_trained(method, model, plan, regime, setup)
     above = replace(setup, input_requires_grad=True)
     runs = [LayerRun(g.count, g.block, regime, above) for g in model.layers]
-    if not setup.input_requires_grad:
-        first = runs[0]
-        runs[:1] = [replace(first, count=1, setup=setup), replace(first, count=first.count - 1)]
+    if not setup.input_requires_grad or regime.stream != regime.residual:
+        first, narrow = runs[0], replace(regime, stream=regime.residual)  # it reads the embedding's output
+        runs[:1] = [replace(first, count=1, regime=narrow, setup=setup), replace(first, count=first.count - 1)]
     return [run for run in runs if run.count]
 
 
