@@ -119,7 +119,7 @@ def _small_linear(scope: Scope, x: Tensor, n_in: int, n_out: int, tokens: float)
 
 
 def _times_vector(scope: Scope, x: Tensor, length: float, itemsize: int | None = None) -> Tensor:
-    """x * v for a trained vector v (of `itemsize` bytes, else the adapter's): promoted to the wider dtype; x is saved for v's gradient.
+    """x * v for a trained vector v (of `itemsize` bytes, else the adapter's): the wider dtype; x is saved for v.
 
     Backward makes both products in full; then v's is summed, and x's is cast to x's dtype.
     """

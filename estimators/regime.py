@@ -102,6 +102,8 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
     fused_layers = runs_unsloth_layers(plan, model)
     masked = (has_mask(plan) or method.adds_keys) and not fused_layers
     adapter = DTYPE_BYTES[plan.adapter_dtype] if plan.adapter_dtype else _adapter_bytes(plan, compute)
+    if not quantized:
+        adapter = max(adapter, base)  # PEFT makes them in the base's dtype, and only ever widens them
     autocast = autocast and compute < 4
     if autocast and plan.sharding not in ("none", "ddp") and plan.fsdp_version == 2:
         autocast = False
