@@ -42,7 +42,7 @@ class LayerProfile:
     held and counted by whoever stacks the layers. forward: highest points of the (first) forward. backward: highest
     points from the incoming gradient on, with what this layer saved, or under checkpointing with the forward
     run again. left: constant bytes that stay for good (parameter gradients). pinned: bytes a token that functions keep
-    by themselves for as long as the graph lives.
+    by themselves for as long as the graph lives, or the outputs; let_go: of it what goes as backward begins.
     """
 
     saved: Line
@@ -50,6 +50,7 @@ class LayerProfile:
     backward: tuple[Line, ...]
     left: float
     pinned: float
+    let_go: float = 0.0
     checkpointed: bool = False
 
 
@@ -67,10 +68,15 @@ def _plain(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Lay
     tape.drop_returned()
     saved = (tape.per_token, tape.constant)
     pinned = tape.pinned()
+    if setup.prefix_tokens and not (regime.keep_outputs and regime.loss == "full") and regime.quantized != 8:
+        tape.drop_graph()  # TRL's fused outputs have no cache
+    let_go = saved[0] - tape.per_token
     out.grad = tape.alloc(out.width * out.itemsize)
     tape.mark()
     tape.backward()
-    return LayerProfile(saved=saved, forward=forward, backward=tape.envelope(), left=tape.constant, pinned=pinned)
+    return LayerProfile(
+        saved=saved, forward=forward, backward=tape.envelope(), left=tape.constant, pinned=pinned, let_go=let_go
+    )
 
 
 def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> LayerProfile:
@@ -91,11 +97,18 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
     out.grad = tape.alloc(out.width * out.itemsize)
     for other in tape.returned:  # what has no gradient gets one of zeros
         other.grad = tape.alloc(other.width * other.itemsize)
-    if not regime.reentrant:
+    given = [t.grad for t in (out, *tape.returned) if t.grad is not None]
+    if regime.reentrant:
+        for gradient in given:  # the arguments of its backward, to the end
+            gradient.refs += 1
+    else:
         tape.backward(until_saved=True)
     pending = (tape.per_token - before[0], tape.constant - before[1])
     tape.mark()
     tape.backward()
+    if regime.reentrant:
+        for gradient in given:
+            tape.release(gradient)
     lines = [*((a + pending[0], b + pending[1]) for a, b in again), *tape.envelope()]
     first = Tape(records=False)
     x = first.tensor(input_width(block), regime.stream, True)
@@ -238,9 +251,10 @@ def _rotated(scope: Scope, x: Tensor, spec: Attention) -> Tensor:
 
 
 def _with_prefix(scope: Scope, x: Tensor) -> Tensor:
-    """torch.cat of the cached prefix and the new keys or values: a copy, longer by the prefix."""
+    """torch.cat of the cached prefix and the new keys or values: a copy, longer by the prefix, and the cache's own."""
     grown = x.width * (1 + scope.prefix_tokens / scope.seq_len)
     y = scope.tape.op(x, width=grown, itemsize=x.itemsize, trains=True)
+    scope.tape.keep(y.buffer)
     scope.tape.drop(x)
     return y
 

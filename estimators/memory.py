@@ -94,8 +94,9 @@ class MemoryModel:
         self._blocks = [r.block for r in runs if r.reached]
         self._masks = len({g.block.attention.sliding_window for g in model.layers})
         self._below = _below_layers(model, self.regime, self.setup)
-        self._last_graph = 0.0  # outputs that are kept hold their graph, and int8's products what they read
-        if self.regime.keep_outputs and self.regime.quantized == 8 and self.regime.loss != "chunked":
+        self._last_graph = 0.0  # outputs that are kept hold their graph, and int8's products what they read; the cache
+        loss = self.regime.loss
+        if self.regime.keep_outputs and (loss == "full" or (loss == "fused" and self.regime.quantized == 8)):
             self._last_graph = sum(count * p.pinned for count, p in self._layers)
         self._penalty = _penalty_bytes(model, method, self.regime, plan)
         kept = self.regime.keep_outputs and self.regime.loss == "fused"  # whose backward does not go through it
@@ -145,6 +146,7 @@ class MemoryModel:
         logits = max(forward_logits + self._cast_copies + held, _at(head.backward, tokens) + self._held_penalty)
         whole = standing.whole
         kept = saved + self._last_graph * tokens
+        saved -= tokens * sum(count * p.let_go for count, p in self._layers)
         forward = max(
             self._last_forward([*fixed, ("gathered", whole.forward)], found, kept, tokens, held),
             [*fixed, ("gathered", whole.start), ("gradients", found), ("logits", held)],
@@ -161,8 +163,14 @@ class MemoryModel:
         if self.method.trains_base:
             backward = [*fixed, ("gathered", whole.embedding)]
             phases.append(("embedding_backward", self._embedding_backward(backward, tokens, held)))
-        last: Parts = [("gradients", standing.gradients), ("optimizer_temporary", standing.temporary), ("logits", held)]
-        phases.append(("optimizer_step", [*fixed, ("gathered", whole.step), *last]))
+        last: Parts = [
+            ("gathered", whole.step),
+            ("gradients", standing.gradients),
+            ("optimizer_temporary", standing.temporary),
+            ("saved_activations", self._last_graph * tokens),
+            ("logits", held),
+        ]
+        phases.append(("optimizer_step", [*fixed, *last]))
         return phases
 
     def _head(self, tokens: int) -> HeadProfile:
@@ -221,14 +229,14 @@ class MemoryModel:
 
         def alive_of(p: LayerProfile) -> float:
             kept = 0.0 if self.regime.offload_checkpoints or not p.checkpointed else checkpoint
-            return kept + _point(p.saved, tokens)
+            return kept + _point(p.saved, tokens) - p.let_go * tokens
 
         total_left = head_left + sum(count * p.left for count, p in self._layers)
         candidates: list[Parts] = []
         below = saved - sum(count * alive_of(p) for count, p in self._layers)
         done = 0.0
         for count, profile in self._layers:
-            own = checkpoint if profile.checkpointed else _point(profile.saved, tokens)
+            own = checkpoint if profile.checkpointed else alive_of(profile)
             peak = _at(profile.backward, tokens)
             working = peak if profile.checkpointed else peak - own
             bottom = max(saved - stays, own) if self.regime.offload_checkpoints else min(saved, own)
