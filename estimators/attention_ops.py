@@ -61,7 +61,7 @@ def _efficient(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -
     kr, vr = _repeat(scope, k, groups), _repeat(scope, v, groups)
     lse = tape.alloc(FP32 * spec.num_heads)
     saved = [q.buffer, kr.buffer, vr.buffer, lse]
-    mask = tape.alloc(q.itemsize * scope.seq_len) if scope.regime.masked else None
+    mask = tape.alloc(q.itemsize * -(-scope.seq_len // 8) * 8.0) if scope.regime.masked else None
     if mask is not None:
         saved.append(mask)
     accumulator = 0.0

@@ -19,7 +19,7 @@ from estimators.methods import Method, get_method
 from estimators.offload import offloaded_bytes, shared_weight
 from estimators.overhead import device_interval, workspace_bytes
 from estimators.regime import Regime, has_mask, resolve_regime
-from estimators.setup import keeps_gradients, layer_runs, layer_setup
+from estimators.setup import keeps_gradients, layer_runs, layer_setup, own_regime
 from estimators.standing import standing_bytes, tensor_itemsize
 from estimators.tape import Line
 from profiles.errors import UnsupportedError
@@ -85,14 +85,18 @@ class MemoryModel:
         self.method = method
         regime = resolve_regime(plan, model, gpu)
         self.seq_len = plan.seq_len + (plan.num_virtual_tokens if method.adds_tokens else 0)
+        self._length = plan.seq_len + (plan.num_virtual_tokens if method.adds_tokens or method.adds_keys else 0)
         self.standing = standing_bytes(plan, model, method, regime, workspace_bytes(gpu))
         self.setup = layer_setup(method, model, plan, regime)
         self.regime = replace(regime, stream=stream_itemsize(model.layers[0].block, regime, self.setup))
-        length = _length_class(self.regime, self.seq_len, bool(self.setup.prefix_tokens))
-        runs = layer_runs(method, model, plan, self.regime)
-        self._layers = [(r.count, profile_layer(r.block, r.regime, r.setup, length)) for r in runs if r.reached]
-        self._blocks = [r.block for r in runs if r.reached]
-        self._masks = len({g.block.attention.sliding_window for g in model.layers})
+        runs = [r for r in layer_runs(method, model, plan, self.regime, self._length) if r.reached]
+        has_prefix = bool(self.setup.prefix_tokens)
+        self._layers = [
+            (r.count, profile_layer(r.block, r.regime, r.setup, _length_class(r.regime, self.seq_len, has_prefix)))
+            for r in runs
+        ]
+        self._blocks = [r.block for r in runs]
+        self._masks = len({g.block.attention.sliding_window for g in model.layers if self._reads_mask(g.block)})
         self._below = _below_layers(model, self.regime, self.setup)
         self._last_graph = 0.0  # outputs that are kept hold their graph, and int8's products what they read; the cache
         loss = self.regime.loss
@@ -195,9 +199,15 @@ class MemoryModel:
         SDPA, the residual's dtype for eager attention."""
         if self.regime.kernel == "eager":
             return float(self._masks * self.regime.residual * self.seq_len * tokens)
-        if self.regime.masked and self.regime.kernel != "flash":
-            return float(self._masks * MASK_BYTES * self.seq_len * tokens)
-        return 0.0
+        return float(self._masks * MASK_BYTES * self.seq_len * tokens)
+
+    def _reads_mask(self, block: Block) -> bool:
+        own = self.regime_of(block)
+        return own.kernel == "eager" or (own.masked and own.kernel != "flash")
+
+    def regime_of(self, block: Block) -> Regime:
+        """What one layer runs in."""
+        return own_regime(self.regime, block, self._length)
 
     def escaped_bytes(self, block: Block, tokens: int) -> float:
         """What a checkpointed layer keeps all the same."""
@@ -263,9 +273,10 @@ class MemoryModel:
 
     def _embedding_backward(self, fixed: Parts, tokens: int, held: float) -> Parts:
         """embedding_dense_backward: a dense gradient. Of a tied head it is the second one, added into the first before
-        the parameter gets any."""
+        the parameter gets any; one that exists is added to last."""
         model, regime = self.model, self.regime
-        second = model.embeddings[0].parameters * regime.base if model.tie_word_embeddings else 0
+        others = int(model.tie_word_embeddings) + int(self.setup.accumulates)
+        second = others * model.embeddings[0].parameters * regime.base
         incoming = regime.stream * model.hidden_size * tokens
         gradients = self.standing.gradients
         return [*fixed, ("gradients", gradients), ("layer_working_set", float(second + incoming)), ("logits", held)]

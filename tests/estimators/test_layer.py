@@ -23,7 +23,7 @@ ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 
 PLAIN = Regime(
     compute=2, autocast=False, quantized=0, nested=False, base=2, residual=2, stream=2, adapter=4, trained=2,
-    kernel="flash", masked=False, several=False, grouped=True, loss="full", keep_outputs=False,
+    kernel="flash", windowed="efficient", masked=False, several=False, grouped=True, loss="full", keep_outputs=False,
     outputs_to_fp32=False, checkpointing=False,
     reentrant=False, offload_checkpoints=False, fused_kernels=False, fused_layers=False, loss_tiled_from=0,
     use_cache=False, compute_dtype="bf16",
