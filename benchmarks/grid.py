@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from advisor.emit.accelerate import sharding_refusal
 from benchmarks.quantile import quantile
 from benchmarks.simulated import simulate_all
 from estimators.memory import estimate_memory
@@ -85,13 +86,44 @@ AXES: dict[str, tuple[Any, ...]] = {
         "lion_8bit", "adafactor", "sgd", "rmsprop",
     ),
 }  # fmt: skip
+LLAMAFACTORY = (
+    "apollo", "badam", "dora", "freeze", "full", "galore", "llama_pro", "lora", "loraplus", "oft", "pissa", "qlora",
+    "rslora",
+)  # fmt: skip
 # Each series draws from the axes above with some of them changed: (cells, changes)
 SERIES: dict[str, tuple[int, dict[str, tuple[Any, ...]]]] = {
-    "one-card": (2600, {}),
+    "one-card": (2000, {}),
+    "llamafactory": (
+        400,
+        {
+            "platform": ("llamafactory",),
+            "method": LLAMAFACTORY,
+            "optimizer": ("adamw_torch", *AXES["optimizer"], "muon"),
+        },
+    ),
+    "unsloth": (
+        300,
+        {
+            "platform": ("unsloth",),
+            "method": ("full", "lora", "lora", "qlora", "qlora", "dora", "rslora", "pissa"),
+            "quantization": ("bf16", "fp16", "int8", "nf4", "nf4-dq"),
+            **dict.fromkeys(
+                ("mixed_precision", "adapter_dtype", "kbit_prepared", "loss_kernel", "keep_outputs"), (None,)
+            ),
+            "attention": ("auto",),
+        },
+    ),
+    "cards": (
+        400,
+        {
+            "platform": ("hf",),
+            "n_gpus": (2, 4, 8),
+            "sharding": ("ddp", "fsdp2", "fsdp2", "zero1", "zero2"),
+            "offload_optimizer": (False, False, True),
+            "offload_parameters": (False, False, True),
+        },
+    ),
 }
-
-
-LLAMAFACTORY = frozenset({"full", "freeze", "lora", "qlora", "dora", "rslora", "loraplus", "pissa", "oft"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +182,13 @@ def draw(name: str) -> Cell:
 
 
 def names() -> list[str]:
-    """All cells."""
-    return [f"{series}/{number}" for series, (count, _) in SERIES.items() for number in range(count)]
+    """All cells, the series in step with each other."""
+    placed = [(number / count, f"{name}/{number}") for name, (count, _) in SERIES.items() for number in range(count)]
+    return [name for _, name in sorted(placed)]
 
 
 def _exists(cell: Cell) -> bool:
-    """Whether the plan makes sense: on one card, with this model, and not two settings at odds."""
+    """Whether the plan makes sense: with this model, on these cards, and not two settings at odds."""
     f = cell.fields
     if f["platform"] == "llamafactory" and f["method"] not in LLAMAFACTORY:
         return False
@@ -168,6 +201,8 @@ def _exists(cell: Cell) -> bool:
     if f["attention"] == "flash_attention_2" and (f["gpu"] == "t4" or f["quantization"] == "fp32"):
         return False
     if f["gpu"] == "t4" and f["quantization"] == "bf16":
+        return False
+    if "sharding" in f and sharding_refusal(cell.plan) is not None:
         return False
     try:
         plan, spec = cell.plan, cell.spec

@@ -37,8 +37,7 @@ def _lora(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Ten
     base = base_linear(scope, x, lin, tokens)
     result_itemsize = base.itemsize
     bnb = is_quantized(lin, regime)
-    if bnb:
-        base = _clone(scope, base)
+    base = _cloned(scope, base, lin)
     xa = tape.hold(x) if bnb and regime.autocast else tape.cast(x, regime.adapter)
     s = _low_rank(scope, xa, lin, rank, tokens)
     if bnb and not regime.autocast:
@@ -62,8 +61,10 @@ def _low_rank(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) ->
     return s
 
 
-def _clone(scope: Scope, base: Tensor) -> Tensor:
-    """A defensive copy of the base's result (tuners/lora/bnb.py)."""
+def _cloned(scope: Scope, base: Tensor, lin: Linear) -> Tensor:
+    """A defensive copy of a 4-bit base's result (tuners/lora/bnb.py)."""
+    if not is_quantized(lin, scope.regime) or scope.regime.quantized != 4:
+        return base
     clone = scope.tape.op(base, width=base.width, itemsize=base.itemsize, passes=[base])
     scope.tape.drop(base)
     return clone
@@ -117,12 +118,13 @@ def _small_linear(scope: Scope, x: Tensor, n_in: int, n_out: int, tokens: float)
     return y
 
 
-def _times_vector(scope: Scope, x: Tensor, length: float) -> Tensor:
-    """x * v for a trained vector v: promoted to the wider dtype; x is saved for v's gradient.
+def _times_vector(scope: Scope, x: Tensor, length: float, itemsize: int | None = None) -> Tensor:
+    """x * v for a trained vector v (of `itemsize` bytes, else the adapter's): the wider dtype; x is saved for v.
 
     Backward makes both products in full; then v's is summed, and x's is cast to x's dtype.
     """
-    wide = max(x.itemsize, scope.regime.adapter)
+    itemsize = itemsize or scope.regime.adapter
+    wide = max(x.itemsize, itemsize)
     own = x.itemsize if x.requires_grad else 0
     return scope.tape.op(
         x,
@@ -131,7 +133,7 @@ def _times_vector(scope: Scope, x: Tensor, length: float) -> Tensor:
         saved=[x.buffer],
         trains=True,
         scratch=((2 * wide if x.requires_grad else wide) * x.width - own * x.width, 0.0),
-        weight_grad=0.0 if scope.accumulates else scope.regime.adapter * length,
+        weight_grad=0.0 if scope.accumulates else itemsize * length,
     )
 
 
@@ -145,8 +147,7 @@ def _svd(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Tens
     base = base_linear(scope, x, lin, tokens)
     bnb = is_quantized(lin, regime)
     eight_bit = bnb and regime.quantized == 8
-    if bnb and not eight_bit:
-        base = _clone(scope, base)
+    base = _cloned(scope, base, lin)
     xa = tape.hold(x) if bnb and regime.autocast else tape.cast(x, FP32 if eight_bit else regime.adapter)
     s = _low_rank(scope, xa, lin, rank, tokens)
     if bnb and not regime.autocast:
@@ -179,8 +180,7 @@ def _dora(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Ten
     base = base_linear(scope, x, lin, tokens)
     result_itemsize = base.itemsize
     bnb = is_quantized(lin, regime)
-    if bnb:
-        base = _clone(scope, base)
+    base = _cloned(scope, base, lin)
     xa = tape.hold(x) if bnb and regime.autocast else tape.cast(x, regime.adapter)
     d = _dropout(scope, xa)
     weight = _weight_norm(scope, d, lin, rank)
@@ -195,8 +195,9 @@ def _dora(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Ten
         unbiased = tape.op(product, width=product.width, itemsize=product.itemsize, passes=[product])
         tape.drop(product)
         product = unbiased
-    first = _times_vector(scope, product, 0.0)
-    second = _times_vector(scope, b, lin.out_features)
+    magnitude = FP32 if bnb else regime.adapter  # TRL leaves it when it casts the adapters of a quantised base
+    first = _times_vector(scope, product, 0.0, magnitude)
+    second = _times_vector(scope, b, lin.out_features, magnitude)
     scaled = tape.op(second, width=second.width, itemsize=second.itemsize)
     tape.drop(second, product, b)
     extra = add(scope, first, scaled)
@@ -206,7 +207,7 @@ def _dora(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Ten
     tape.drop(d)
     total = add(scope, base, extra)
     tape.drop(base, extra, xa)
-    return _cast_away(scope, total, result_itemsize)
+    return total if bnb and regime.autocast else _cast_away(scope, total, result_itemsize)
 
 
 def _weight_norm(scope: Scope, x: Tensor, lin: Linear, rank: int) -> list[Buffer]:
@@ -399,8 +400,7 @@ def _vera(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Ten
     tape, regime = scope.tape, scope.regime
     base = base_linear(scope, x, lin, tokens)
     result_itemsize = base.itemsize
-    if is_quantized(lin, regime):
-        base = _clone(scope, base)
+    base = _cloned(scope, base, lin)
     xa = tape.cast(x, regime.adapter)
     d = _dropout(scope, xa)
     low = _frozen_linear(scope, d, lin.in_features, rank, tokens)
@@ -432,8 +432,7 @@ def _miss(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Ten
     """MiSS: result + (sum of x's parts of width r) @ M, M (r, out)."""
     tape, regime = scope.tape, scope.regime
     base = base_linear(scope, x, lin, tokens)
-    if is_quantized(lin, regime):
-        base = _clone(scope, base)
+    base = _cloned(scope, base, lin)
     padded = tape.hold(x)
     if lin.in_features % rank:
         tape.drop(padded)

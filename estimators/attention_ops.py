@@ -61,7 +61,7 @@ def _efficient(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -
     kr, vr = _repeat(scope, k, groups), _repeat(scope, v, groups)
     lse = tape.alloc(FP32 * spec.num_heads)
     saved = [q.buffer, kr.buffer, vr.buffer, lse]
-    mask = tape.alloc(q.itemsize * scope.seq_len) if scope.regime.masked else None
+    mask = tape.alloc(q.itemsize * -(-scope.seq_len // 8) * 8.0) if scope.regime.masked else None
     if mask is not None:
         saved.append(mask)
     accumulator = 0.0
@@ -165,12 +165,12 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
 
 
 def _fp32_softmax(scope: Scope, scores: Tensor) -> Tensor:
-    """Drops the scores. Only Half has a kernel that gives floats (SoftMax.cpp): bf16 is cast first."""
+    """Drops the scores, which the caller names to the end. Only Half has a kernel that gives floats (SoftMax.cpp): bf16
+    is cast first."""
     tape = scope.tape
     wide = tape.cast(scores, FP32) if scope.regime.compute_dtype != "fp16" else tape.hold(scores)
-    tape.drop(scores)
     out = _softmax(scope, wide, FP32)
-    tape.drop(wide)
+    tape.drop(wide, scores)
     return out
 
 

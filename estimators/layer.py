@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from estimators import layer_ops as ops
 from estimators.adapters import linear
-from estimators.attention_ops import attention_core
+from estimators.attention_ops import FLASH_ROW_BLOCK, attention_core
 from estimators.expert_ops import mixture
 from estimators.fused_layer import fused_layer_forward, is_fused
 from estimators.layer_ops import Scope
 from estimators.regime import Regime
 from estimators.tape import Line, Tape, Tensor, upper_envelope
-from estimators.weights import is_quantized
 from profiles.model import Attention, Block, Linear, Norm
 
 
@@ -40,15 +39,18 @@ class LayerProfile:
     """Lines (bytes per token, constant bytes), relative to before the layer.
 
     saved: alive after forward because of backward; under gradient checkpointing what escapes it: the layer's input is
-    held and counted by whoever stacks the layers. forward: highest points of the forward (plain only). backward:
-    highest points from the incoming gradient on, with what this layer saved, or under checkpointing with the forward
-    run again. left: constant bytes that stay for good (parameter gradients).
+    held and counted by whoever stacks the layers. forward: highest points of the (first) forward. backward: highest
+    points from the incoming gradient on, with what this layer saved, or under checkpointing with the forward
+    run again. left: constant bytes that stay for good (parameter gradients). pinned: bytes a token that functions keep
+    by themselves for as long as the graph lives, or the outputs; let_go: of it what goes as backward begins.
     """
 
     saved: Line
     forward: tuple[Line, ...]
     backward: tuple[Line, ...]
     left: float
+    pinned: float
+    let_go: float = 0.0
     checkpointed: bool = False
 
 
@@ -59,16 +61,22 @@ def profile_layer(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
 
 def _plain(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> LayerProfile:
     tape = Tape()
-    x = tape.tensor(input_width(block), regime.residual, setup.input_requires_grad)
+    x = tape.tensor(input_width(block), regime.stream, setup.input_requires_grad)
     out = run_layer(tape, x, block, regime, setup, seq_len)
     forward = tape.envelope()
     tape.drop(out)
     tape.drop_returned()
     saved = (tape.per_token, tape.constant)
+    pinned = tape.pinned()
+    if setup.prefix_tokens and not (regime.keep_outputs and regime.loss == "full") and regime.quantized != 8:
+        tape.drop_graph()  # TRL's fused outputs have no cache
+    let_go = saved[0] - tape.per_token
     out.grad = tape.alloc(out.width * out.itemsize)
     tape.mark()
     tape.backward()
-    return LayerProfile(saved=saved, forward=forward, backward=tape.envelope(), left=tape.constant)
+    return LayerProfile(
+        saved=saved, forward=forward, backward=tape.envelope(), left=tape.constant, pinned=pinned, let_go=let_go
+    )
 
 
 def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> LayerProfile:
@@ -77,7 +85,7 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
     until the backward is over.
     """
     tape = Tape()
-    x = tape.tensor(input_width(block), regime.residual, True)
+    x = tape.tensor(input_width(block), regime.stream, True)
     tape.hold(x)
     tape.per_token = 0.0
     out = run_layer(tape, x, block, regime, setup, seq_len)
@@ -89,36 +97,47 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
     out.grad = tape.alloc(out.width * out.itemsize)
     for other in tape.returned:  # what has no gradient gets one of zeros
         other.grad = tape.alloc(other.width * other.itemsize)
-    if not regime.reentrant:
+    given = [t.grad for t in (out, *tape.returned) if t.grad is not None]
+    if regime.reentrant:
+        for gradient in given:  # the arguments of its backward, to the end
+            gradient.refs += 1
+    else:
         tape.backward(until_saved=True)
     pending = (tape.per_token - before[0], tape.constant - before[1])
     tape.mark()
     tape.backward()
+    if regime.reentrant:
+        for gradient in given:
+            tape.release(gradient)
     lines = [*((a + pending[0], b + pending[1]) for a, b in again), *tape.envelope()]
-    kept = 0.0 if regime.reentrant or regime.quantized != 8 else kept_past_checkpoints(block, regime)
+    first = Tape(records=False)
+    x = first.tensor(input_width(block), regime.stream, True)
+    first.hold(x)
+    first.per_token = 0.0
+    out = run_layer(first, x, block, regime, setup, seq_len)
+    forward = first.envelope()
+    first.drop(out)
+    first.drop_returned()
     return LayerProfile(
-        saved=(kept, 0.0), forward=(), backward=upper_envelope(lines), left=tape.constant, checkpointed=True
+        saved=(first.per_token, first.constant),
+        forward=forward,
+        backward=upper_envelope(lines),
+        left=tape.constant,
+        pinned=first.pinned(),
+        checkpointed=True,
     )
 
 
-def kept_past_checkpoints(block: Block, regime: Regime) -> float:
-    """Bytes a token and layer that non-reentrant checkpointing cannot drop: MatMul8bitLt keeps its input in
-    `ctx.tensors` rather than by save_for_backward (bitsandbytes autograd/_functions.py). Linears that read the same
-    tensor keep it once.
+def stream_itemsize(block: Block, regime: Regime, setup: LayerSetup) -> int:
+    """Bytes of a layer's output. A quantised linear gives back the dtype that it was given, which may be the fp32 of
+    autocast's LayerNorm, and PEFT leaves what fp32 vectors make of it under autocast (DoRA's magnitude, (IA)3,
+    AdaLoRA's rank count over int8): the residual sum follows.
     """
-    normed = (
-        ops.FP32
-        if regime.autocast and any(n.kind == "layernorm" and not n.wide for n in block.norms)
-        else regime.residual
-    )
-    readers = {"q": "qkv", "k": "qkv", "v": "qkv", "q_a": "qkv", "kv_a": "qkv", "gate": "up", "gate_up": "up"}
-    kept = {
-        (readers.get(lin.role, lin.role), lin.shared_expert): lin.in_features
-        * (regime.compute if lin.role == "o" and regime.autocast else normed)
-        for lin in block.linears
-        if is_quantized(lin, regime)
-    }
-    return float(sum(kept.values()))
+    if not regime.quantized:
+        return regime.residual
+    tape = Tape()
+    x = tape.tensor(input_width(block), regime.residual, True)
+    return run_layer(tape, x, block, regime, setup, FLASH_ROW_BLOCK).itemsize
 
 
 def run_layer(tape: Tape, x: Tensor, block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Tensor:
@@ -232,9 +251,10 @@ def _rotated(scope: Scope, x: Tensor, spec: Attention) -> Tensor:
 
 
 def _with_prefix(scope: Scope, x: Tensor) -> Tensor:
-    """torch.cat of the cached prefix and the new keys or values: a copy, longer by the prefix."""
+    """torch.cat of the cached prefix and the new keys or values: a copy, longer by the prefix, and the cache's own."""
     grown = x.width * (1 + scope.prefix_tokens / scope.seq_len)
     y = scope.tape.op(x, width=grown, itemsize=x.itemsize, trains=True)
+    scope.tape.keep(y.buffer)
     scope.tape.drop(x)
     return y
 

@@ -128,8 +128,8 @@ def _linear_bnb(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
         scratch=(0.0, x.itemsize * weight),
     )
     tape.release(codes)
-    if y.requires_grad and (regime.reentrant or not regime.checkpointing):  # ctx.tensors; a checkpoint's second run
-        tape.keep(x.buffer)  # drops its graph at once
+    if y.requires_grad and (not regime.checkpointing or tape.records == regime.reentrant):  # ctx.tensors: of the run
+        tape.keep(x.buffer)  # that leaves a graph
     return y
 
 

@@ -27,11 +27,12 @@ TRL_STATISTICS = 7 * FP32  # running max, four sums, max before target, target l
 class HeadProfile:
     """Lines from the last layer's output on. `forward` is inside autocast, `backward` after it; both include `saved`.
 
-    saved: alive when the layers' backward begins is none of it. left: gradient bytes of norm and head that stay.
-    held: bytes per token that the loop keeps through the step (logits of kept outputs).
+    saved: alive between the two; when the layers' backward begins, none of it. left: gradient bytes of norm and head
+    that stay. held: bytes per token that the loop keeps through the step (logits of kept outputs).
     """
 
     forward: tuple[Line, ...]
+    saved: Line
     backward: tuple[Line, ...]
     left: float
     held: float
@@ -40,16 +41,16 @@ class HeadProfile:
 def profile_head(model: ModelSpec, regime: Regime, setup: LayerSetup, *, tokens: int) -> HeadProfile:
     """Run final norm, head and loss forward and back for a micro-batch of `tokens`."""
     tape = Tape()
-    x = tape.tensor(input_width(model.layers[0].block), regime.residual, True)
+    x = tape.tensor(input_width(model.layers[0].block), regime.stream, True)
     tape.mark()
     loss, logits = run_head(tape, x, model, regime, setup, tokens=tokens)
-    forward = tape.envelope()
+    forward, saved = tape.envelope(), (tape.per_token, tape.constant)
     tape.mark()
     loss.grad = tape.alloc(0.0)
     tape.backward()
     tape.drop(loss)
     held = 0.0 if logits is None else logits.width * logits.itemsize
-    return HeadProfile(forward=forward, backward=tape.envelope(), left=tape.constant, held=held)
+    return HeadProfile(forward=forward, saved=saved, backward=tape.envelope(), left=tape.constant, held=held)
 
 
 def run_head(
@@ -157,10 +158,13 @@ def _fused(scope: Scope, model: ModelSpec, hidden: Tensor, tokens: int) -> Tenso
     tape.drop(hidden)
     statistics = tape.alloc(TRL_STATISTICS)
     product = regime.compute if regime.autocast else picked.itemsize
-    tile_columns = TRL_VOCAB_TILE * product  # whatever the vocabulary
-    tile = (tile_columns, 0.0) if tokens <= TRL_TOKEN_TILE else (0.0, float(tile_columns * TRL_TOKEN_TILE))
-    weight_tile = min(TRL_VOCAB_TILE, head.out_features) * head.in_features * product
-    cast = weight_tile if regime.base > product else 0.0
+    columns = TRL_VOCAB_TILE + (head.in_features if picked.itemsize > product else 0)  # and the rows' narrow copy
+    a_row = float(columns * product)  # whatever the vocabulary
+    tile = (a_row, 0.0) if tokens <= TRL_TOKEN_TILE else (0.0, a_row * TRL_TOKEN_TILE)
+    last = TRL_VOCAB_TILE if tokens > TRL_TOKEN_TILE else head.out_features - TRL_VOCAB_TILE
+    of_weight = [min(TRL_VOCAB_TILE, head.out_features), max(0, min(TRL_VOCAB_TILE, last, head.out_features))]
+    narrow = head.in_features * product if regime.base > product else 0
+    cast, casts = float(narrow * of_weight[0]), float(narrow * sum(of_weight))  # backward names one until the next
     tape.scratch(tile[0], tile[1] + cast)
     weight = head.weight_parameters
     gradient = weight * regime.base if scope.trains_weights else 0.0
@@ -172,7 +176,7 @@ def _fused(scope: Scope, model: ModelSpec, hidden: Tensor, tokens: int) -> Tenso
         width=1.0,
         itemsize=FP32,
         saved=[picked.buffer, statistics],
-        scratch=(fp32_hidden + tile[0], tile[1] + cast + fp32_gradient + (gradient - kept)),
+        scratch=(fp32_hidden + tile[0], tile[1] + casts + fp32_gradient + (gradient - kept)),
         weight_grad=kept,
     )
     tape.release(statistics)

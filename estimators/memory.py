@@ -7,10 +7,11 @@ load. Layers and head are profiled on a tape (layer.py, logits.py); here they ar
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from dataclasses import replace
 
 from estimators.answer import Component, ComponentName, MemoryEstimate, Phase, PhaseName
 from estimators.attention_ops import FLASH_ROW_BLOCK
-from estimators.layer import LayerProfile, LayerSetup, kept_past_checkpoints, profile_layer
+from estimators.layer import LayerProfile, LayerSetup, profile_layer, stream_itemsize
 from estimators.layer_ops import FP32
 from estimators.logits import TRL_TOKEN_TILE, HeadProfile, liger_rows, profile_head, unsloth_tile
 from estimators.margins import allocated_interval, reserved_interval
@@ -18,7 +19,7 @@ from estimators.methods import Method, get_method
 from estimators.offload import offloaded_bytes, shared_weight
 from estimators.overhead import device_interval, workspace_bytes
 from estimators.regime import Regime, has_mask, resolve_regime
-from estimators.setup import keeps_gradients, layer_runs, layer_setup
+from estimators.setup import keeps_gradients, layer_runs, layer_setup, own_regime
 from estimators.standing import standing_bytes, tensor_itemsize
 from estimators.tape import Line
 from profiles.errors import UnsupportedError
@@ -82,19 +83,28 @@ class MemoryModel:
         self.trainable_parameters = method.trainable_parameters(model, plan)
         self.model = model = method.extended(model, plan)
         self.method = method
-        self.regime = resolve_regime(plan, model, gpu)
+        regime = resolve_regime(plan, model, gpu)
         self.seq_len = plan.seq_len + (plan.num_virtual_tokens if method.adds_tokens else 0)
-        self.standing = standing_bytes(plan, model, method, self.regime, workspace_bytes(gpu))
-        self.setup = layer_setup(method, model, plan, self.regime)
-        length = _length_class(self.regime, self.seq_len, bool(self.setup.prefix_tokens))
-        runs = layer_runs(method, model, plan, self.regime)
-        self._layers = [(r.count, profile_layer(r.block, r.regime, r.setup, length)) for r in runs if r.reached]
-        self._blocks = [r.block for r in runs if r.reached]
-        self._masks = len({g.block.attention.sliding_window for g in model.layers})
+        self._length = plan.seq_len + (plan.num_virtual_tokens if method.adds_tokens or method.adds_keys else 0)
+        self.standing = standing_bytes(plan, model, method, regime, workspace_bytes(gpu))
+        self.setup = layer_setup(method, model, plan, regime)
+        self.regime = replace(regime, stream=stream_itemsize(model.layers[0].block, regime, self.setup))
+        runs = [r for r in layer_runs(method, model, plan, self.regime, self._length) if r.reached]
+        has_prefix = bool(self.setup.prefix_tokens)
+        self._layers = [
+            (r.count, profile_layer(r.block, r.regime, r.setup, _length_class(r.regime, self.seq_len, has_prefix)))
+            for r in runs
+        ]
+        self._blocks = [r.block for r in runs]
+        self._masks = len({g.block.attention.sliding_window for g in model.layers if self._reads_mask(g.block)})
         self._below = _below_layers(model, self.regime, self.setup)
-        self._last_graph = 0.0  # outputs that are kept hold their graph, and int8's products what they read
-        if self.regime.keep_outputs and self.regime.quantized == 8 and self.regime.loss != "chunked":
-            self._last_graph = sum(r.count * kept_past_checkpoints(r.block, self.regime) for r in runs if r.reached)
+        self._last_graph = 0.0  # outputs that are kept hold their graph, and int8's products what they read; the cache
+        loss = self.regime.loss
+        if self.regime.keep_outputs and (loss == "full" or (loss == "fused" and self.regime.quantized == 8)):
+            self._last_graph = sum(count * p.pinned for count, p in self._layers)
+        self._penalty = _penalty_bytes(model, method, self.regime, plan)
+        kept = self.regime.keep_outputs and self.regime.loss == "fused"  # whose backward does not go through it
+        self._held_penalty = self._penalty if kept else 0.0
         self._keeps_gradients = keeps_gradients(plan)
         self._heads: dict[Hashable, HeadProfile] = {}
         self._shared_weight = shared_weight(model, self.regime, self.setup)
@@ -110,10 +120,10 @@ class MemoryModel:
         tokens = micro_batch_size * self.seq_len
         standing, regime, model = self.standing, self.regime, self.model
         head = self._head(tokens)
-        held = head.held * tokens
+        held = head.held * tokens + self._held_penalty
         gradients = standing.accumulated if self.setup.accumulates else 0.0
         found = standing.accumulated if self._keeps_gradients else 0.0
-        checkpoint = float(standing.checkpoints * regime.residual * model.hidden_size * tokens)
+        checkpoint = float(standing.checkpoints * regime.stream * model.hidden_size * tokens)
         saved = (
             self._encoder_copies
             + self._below * tokens
@@ -121,6 +131,8 @@ class MemoryModel:
         )
         layers = sum(count for count, p in self._layers if p.checkpointed)
         stays = layers * checkpoint
+        if layers and not regime.offload_checkpoints:  # the first one is the embedding's output
+            stays -= (1 - regime.residual / regime.stream) * checkpoint
         if regime.offload_checkpoints:
             frozen = not self.method.trains_base
             buffers, stays = offloaded_bytes(checkpoint, layers=layers, frozen_embedding=frozen)
@@ -134,9 +146,11 @@ class MemoryModel:
             ("dequantized_weights", self._shared_weight),
             ("inputs", self._input_bytes(tokens)),
         ]
-        logits = max(_at(head.forward, tokens) + self._cast_copies + held, _at(head.backward, tokens))
+        forward_logits = max(_at(head.forward, tokens), _point(head.saved, tokens) + self._penalty)
+        logits = max(forward_logits + self._cast_copies + held, _at(head.backward, tokens) + self._held_penalty)
         whole = standing.whole
         kept = saved + self._last_graph * tokens
+        saved -= tokens * sum(count * p.let_go for count, p in self._layers)
         forward = max(
             self._last_forward([*fixed, ("gathered", whole.forward)], found, kept, tokens, held),
             [*fixed, ("gathered", whole.start), ("gradients", found), ("logits", held)],
@@ -153,8 +167,14 @@ class MemoryModel:
         if self.method.trains_base:
             backward = [*fixed, ("gathered", whole.embedding)]
             phases.append(("embedding_backward", self._embedding_backward(backward, tokens, held)))
-        last: Parts = [("gradients", standing.gradients), ("optimizer_temporary", standing.temporary), ("logits", held)]
-        phases.append(("optimizer_step", [*fixed, ("gathered", whole.step), *last]))
+        last: Parts = [
+            ("gathered", whole.step),
+            ("gradients", standing.gradients),
+            ("optimizer_temporary", standing.temporary),
+            ("saved_activations", self._last_graph * tokens),
+            ("logits", held),
+        ]
+        phases.append(("optimizer_step", [*fixed, *last]))
         return phases
 
     def _head(self, tokens: int) -> HeadProfile:
@@ -179,9 +199,15 @@ class MemoryModel:
         SDPA, the residual's dtype for eager attention."""
         if self.regime.kernel == "eager":
             return float(self._masks * self.regime.residual * self.seq_len * tokens)
-        if self.regime.masked and self.regime.kernel != "flash":
-            return float(self._masks * MASK_BYTES * self.seq_len * tokens)
-        return 0.0
+        return float(self._masks * MASK_BYTES * self.seq_len * tokens)
+
+    def _reads_mask(self, block: Block) -> bool:
+        own = self.regime_of(block)
+        return own.kernel == "eager" or (own.masked and own.kernel != "flash")
+
+    def regime_of(self, block: Block) -> Regime:
+        """What one layer runs in."""
+        return own_regime(self.regime, block, self._length)
 
     def escaped_bytes(self, block: Block, tokens: int) -> float:
         """What a checkpointed layer keeps all the same."""
@@ -213,14 +239,14 @@ class MemoryModel:
 
         def alive_of(p: LayerProfile) -> float:
             kept = 0.0 if self.regime.offload_checkpoints or not p.checkpointed else checkpoint
-            return kept + _point(p.saved, tokens)
+            return kept + _point(p.saved, tokens) - p.let_go * tokens
 
         total_left = head_left + sum(count * p.left for count, p in self._layers)
         candidates: list[Parts] = []
         below = saved - sum(count * alive_of(p) for count, p in self._layers)
         done = 0.0
         for count, profile in self._layers:
-            own = checkpoint if profile.checkpointed else _point(profile.saved, tokens)
+            own = checkpoint if profile.checkpointed else alive_of(profile)
             peak = _at(profile.backward, tokens)
             working = peak if profile.checkpointed else peak - own
             bottom = max(saved - stays, own) if self.regime.offload_checkpoints else min(saved, own)
@@ -247,10 +273,11 @@ class MemoryModel:
 
     def _embedding_backward(self, fixed: Parts, tokens: int, held: float) -> Parts:
         """embedding_dense_backward: a dense gradient. Of a tied head it is the second one, added into the first before
-        the parameter gets any."""
+        the parameter gets any; one that exists is added to last."""
         model, regime = self.model, self.regime
-        second = model.embeddings[0].parameters * regime.base if model.tie_word_embeddings else 0
-        incoming = regime.residual * model.hidden_size * tokens
+        others = int(model.tie_word_embeddings) + int(self.setup.accumulates)
+        second = others * model.embeddings[0].parameters * regime.base
+        incoming = regime.stream * model.hidden_size * tokens
         gradients = self.standing.gradients
         return [*fixed, ("gradients", gradients), ("layer_working_set", float(second + incoming)), ("logits", held)]
 
@@ -325,6 +352,15 @@ def _autocast_copies(model: ModelSpec, method: Method, regime: Regime, plan: Pla
         if itemsize > regime.compute:
             total += float(t.elements * t.tensors * regime.compute)
     return total
+
+
+def _penalty_bytes(model: ModelSpec, method: Method, regime: Regime, plan: Plan) -> float:
+    """What a penalty's graph holds beside the model's own: autocast copies a weight for each time that it is read."""
+    if regime.loss == "chunked":
+        return 0.0  # no loss of the model's own
+    weights, made = method.penalty_elements(model, plan)
+    itemsize = regime.compute if regime.autocast else regime.adapter
+    return float((2 * weights if regime.adapter > itemsize else 0) * itemsize + made * itemsize)
 
 
 def _assumptions(plan: Plan, model: ModelSpec, regime: Regime, hardware: Hardware) -> tuple[str, ...]:

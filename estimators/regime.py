@@ -36,8 +36,10 @@ NEVER = 2**62
 class Regime:
     """Resolved physics of a step. Sizes in bytes per element.
 
-    base: weights that are not quantised. residual: the hidden-state stream.
-    trained: base parameters that the method itself trains. several: a micro-batch has more than one sequence.
+    base: weights that are not quantised. residual: what the embedding gives, and cos and sin; stream: the hidden states
+    between layers, which some adapters widen (layer.py stream_itemsize).
+    trained: base parameters that the method itself trains. windowed: the kernel of a layer whose window is shorter than
+    the sequence, which takes a mask. several: a micro-batch has more than one sequence.
     grouped: experts run in one kernel. `quantized`: 4 or 8 bits, 0 for none. fused_kernels: the
     platform is Unsloth; fused_layers: it runs layers of its own for this model and method; loss_tiled_from: tokens from
     which its loss makes tiles of the vocabulary instead of rows of all of it.
@@ -49,9 +51,11 @@ class Regime:
     nested: bool
     base: int
     residual: int
+    stream: int
     adapter: int
     trained: int
     kernel: Kernel
+    windowed: Kernel
     masked: bool
     several: bool
     grouped: bool
@@ -100,10 +104,13 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
     fused_layers = runs_unsloth_layers(plan, model)
     masked = (has_mask(plan) or method.adds_keys) and not fused_layers
     adapter = DTYPE_BYTES[plan.adapter_dtype] if plan.adapter_dtype else _adapter_bytes(plan, compute)
+    if not quantized:
+        adapter = max(adapter, base)  # PEFT makes them in the base's dtype, and only ever widens them
     autocast = autocast and compute < 4
     if autocast and plan.sharding not in ("none", "ddp") and plan.fsdp_version == 2:
         autocast = False
         base = trained = adapter = compute
+    in_half = compute < 4 and (autocast or base < 4)
     return Regime(
         compute=compute,
         autocast=autocast,
@@ -111,9 +118,11 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         nested=plan.quantization == "nf4-dq",
         base=base,
         residual=base,
+        stream=base,
         adapter=adapter,
         trained=trained,
-        kernel=attention_kernel(plan, model, gpu, in_half=compute < 4 and (autocast or base < 4), masked=masked),
+        kernel=attention_kernel(plan, model, gpu, in_half=in_half, masked=masked),
+        windowed=attention_kernel(plan, model, gpu, in_half=in_half, masked=True),
         masked=masked,
         several=plan.micro_batch_size > 1,
         grouped=(gpu.compute_capability or FLASH_MIN_CAPABILITY) >= GROUPED_MIN_CAPABILITY,

@@ -205,13 +205,13 @@ class _Run:
         for block in self.blocks:
             if regime.checkpointing:
                 checkpoints.append(x if regime.offload_checkpoints else tape.hold(x))
-                x = run_layer(tape, x, block, regime, setup, memory.seq_len)
+                x = run_layer(tape, x, block, memory.regime_of(block), setup, memory.seq_len)
                 tape.drop_returned()
                 self._forget()
                 escaped.append(tape.take(memory.escaped_bytes(block, self.tokens)))
                 x.requires_grad = True
             else:
-                x = run_layer(tape, x, block, regime, setup, memory.seq_len)
+                x = run_layer(tape, x, block, memory.regime_of(block), setup, memory.seq_len)
                 tape.drop_returned()
         top = tape.hold(x) if checkpoints else x
         loss, logits = run_head(tape, x, self.model, regime, setup, tokens=self.tokens)
@@ -252,7 +252,7 @@ class _Run:
             if regime.offload_checkpoints:  # back from host memory
                 x = tape.tensor(x.width, x.itemsize, x.requires_grad)
             x.grad = None
-            out = run_layer(tape, tape.hold(x), block, regime, setup, memory.seq_len)
+            out = run_layer(tape, tape.hold(x), block, memory.regime_of(block), setup, memory.seq_len)
             tape.drop(out)
             tape.drop_returned()
             out.grad = gradient

@@ -58,16 +58,26 @@ def keeps_gradients(plan: Plan) -> bool:
     return plan.gradient_accumulation_steps > 1 or not plan.zero_grad_set_to_none
 
 
-def layer_runs(method: Method, model: ModelSpec, plan: Plan, regime: Regime) -> list[LayerRun]:
-    """All layers with what the method does to them, in the model's order."""
+def own_regime(regime: Regime, block: Block, length: int) -> Regime:
+    """The regime of one layer: a window that is not longer than the sequence needs a mask, padded or not (transformers
+    masking_utils.py _ignore_causal_mask_sdpa)."""
+    window = block.attention.sliding_window
+    if window is None or length < window or regime.masked or regime.fused_layers or regime.kernel == "eager":
+        return regime
+    return replace(regime, kernel=regime.windowed, masked=True)
+
+
+def layer_runs(method: Method, model: ModelSpec, plan: Plan, regime: Regime, length: int) -> list[LayerRun]:
+    """All layers with what the method does to them, in the model's order; `length`: tokens of a sequence."""
     setup = layer_setup(method, model, plan, regime)
     if isinstance(method, SomeLayers):
         return _some_trained(method, model, plan, regime, setup)
     above = replace(setup, input_requires_grad=True)
-    runs = [LayerRun(g.count, g.block, regime, above) for g in model.layers]
-    if not setup.input_requires_grad:
-        first = runs[0]
-        runs[:1] = [replace(first, count=1, setup=setup), replace(first, count=first.count - 1)]
+    runs = [LayerRun(g.count, g.block, own_regime(regime, g.block, length), above) for g in model.layers]
+    if not setup.input_requires_grad or regime.stream != regime.residual:
+        first = runs[0]  # it reads the embedding's output
+        narrow = replace(first.regime, stream=regime.residual)
+        runs[:1] = [replace(first, count=1, regime=narrow, setup=setup), replace(first, count=first.count - 1)]
     return [run for run in runs if run.count]
 
 

@@ -76,9 +76,12 @@ class Tape:
     """Counts live bytes, and keeps the candidates for the highest point since the last `mark`: where memory has risen
     and is about to fall."""
 
-    __slots__ = ("_before_last_save", "_kept", "_lines", "_rising", "constant", "nodes", "per_token", "returned")
+    __slots__ = (
+        "_before_last_save", "_kept", "_lines", "_rising", "constant", "nodes", "per_token", "records", "returned",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, *, records: bool = True) -> None:
+        self.records = records  # not in the first run of a checkpointed layer: nothing is saved
         self.per_token = 0.0
         self.constant = 0.0
         self.nodes: list[_Node] = []
@@ -153,6 +156,10 @@ class Tape:
         buffer.refs += 1
         self._kept.append(buffer)
 
+    def pinned(self) -> float:
+        """Bytes a token of what functions keep on their own."""
+        return sum({id(b): b.per_token for b in self._kept}.values())
+
     def drop_graph(self) -> None:
         """Nobody holds the graph any more."""
         for buffer in self._kept:
@@ -188,11 +195,12 @@ class Tape:
             if t.requires_grad:
                 needs_grad = True
                 break
-        if needs_grad and saved:
+        records = needs_grad and self.records
+        if records and saved:
             self._note()
             self._before_last_save = len(self._lines)
         out = Tensor(self.alloc(width * itemsize, fixed * itemsize), width, itemsize, needs_grad, fixed)
-        if needs_grad:
+        if records:
             for buffer in saved:
                 buffer.refs += 1
             self.nodes.append(_Node(out, inputs, saved, passes, scratch, weight_grad, overwrites))
@@ -200,7 +208,7 @@ class Tape:
 
     def save_output(self, out: Tensor) -> None:
         """The last node keeps its own output `out`."""
-        if out.requires_grad:
+        if out.requires_grad and self.records:
             node = self.nodes[-1]
             node.saved = (*node.saved, out.buffer)
             out.buffer.refs += 1

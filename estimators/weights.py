@@ -55,8 +55,16 @@ def base_weight_bytes(model: ModelSpec, regime: Regime) -> float:
 
 
 def largest_load_bytes(model: ModelSpec, regime: Regime) -> float:
-    """The largest tensor on its way in: loading quantises one weight at a time from its 16-bit form."""
+    """The largest tensor on its way in: loading quantises one weight at a time from its 16-bit form, then k-bit
+    preparation widens what was left in 16 bits: embedding, head and a layer's fused experts are the largest."""
     if not regime.quantized:
         return 0.0
+    if regime.base > regime.compute:
+        wide = [e.parameters for e in model.embeddings]
+        wide += [model.head.weight_parameters] if model.head is not None else []
+        wide += [
+            x.weight_parameters for g in model.layers for x in g.block.linears if not is_quantized(x, regime)
+        ]
+        return float(max(wide)) * regime.compute
     shapes = (x.in_features * x.out_features for g in model.layers for x in g.block.linears)
     return float(max(shapes)) * regime.compute

@@ -51,6 +51,12 @@ class AdaLora(LinearAdapter):
         if trains_ranknum(plan):
             yield TrainedTensors(elements=1, tensors=x.layers)
 
+    def penalty_elements(self, model: ModelSpec, plan: Plan) -> tuple[int, int]:
+        """|A A^T - 1| + |B^T B - 1|, added to the model's own loss (tuners/adalora/model.py)."""
+        adapted = self.adapted(model, plan)
+        weights = sum(x.layers * x.rank * (x.linear.in_features + x.linear.out_features) for x in adapted)
+        return weights, sum(2 * x.layers * x.rank * x.rank for x in adapted)
+
     def adapter(self, plan: Plan) -> str:
         """Three factors, multiplied without modules."""
         return "svd"

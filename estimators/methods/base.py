@@ -78,6 +78,11 @@ class Method:
         """Count what the method adds in the adapter's dtype but does not train."""
         return 0
 
+    def penalty_elements(self, model: ModelSpec, plan: Plan) -> tuple[int, int]:
+        """Count what a penalty on the method's own weights keeps for backward: the weights (each read twice), and the
+        tensors made of them."""
+        return 0, 0
+
     def has_encoder(self, plan: Plan) -> bool:
         """Whether what is trained are linears outside the layers, which run in each forward."""
         return False

@@ -28,6 +28,7 @@ BY_LAYER = frozenset(
 )
 # Their last parameter's update goes at different points of the next one's turn: all layers are traced
 LOOPED = frozenset({"adafactor", "apollo"})
+WITHOUT_ROTATION = "smollm3"  # every fourth layer, though its config need not name them
 
 ZERO = "ZeRO's partitions and buckets are modelled from DeepSpeed's source around the traced step"
 SHARDING_NOTES = {
@@ -176,6 +177,8 @@ def _uniform(job: Job) -> bool:
     """Whether all layers are alike, and so are what the method adds to them: then some can stand for all."""
     if job.plan.sharding in ("zero1", "zero2"):
         return False  # its partitions and buckets cut through layers
+    if job.model.model_type == WITHOUT_ROTATION:
+        return False
     if len(job.model.layers) != 1 or job.model.kind == "encoder-decoder" or get_method(job.plan.method).trains_layers:
         return False
     if job.plan.optimizer in LOOPED or job.plan.method in LOOPED:
