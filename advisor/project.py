@@ -59,7 +59,7 @@ def rewrite_project(folder: Path, plan: Plan, change: PlanChange) -> None:
         raise AdviseError(
             "edited-project",
             f"{folder}: {', '.join(edited)} differ from what ftadvise writes for its plan, so they are left alone",
-            "Change them by hand: half the micro-batch and twice the accumulation take less memory.",
+            "Emit them anew with `ftadvise emit --force`, or go on by hand.",
         )
     emission = emit(plan, model, source, Forecast.of(estimate(plan.replace(model=source.model_ref))))
     written = RunFile.model_validate_json(emission.files[RUN_FILE]).replace(history=(*run.history, change))
