@@ -1,7 +1,13 @@
 """Trials of a plan as pages."""
 
+from collections.abc import Iterator
+
+from advisor.plan_changes import describe_changes
 from advisor.render.page import Page
+from advisor.trials.evidence import Evidence
+from advisor.trials.optimise import Optimisation, Proposal
 from advisor.trials.poc import Proof
+from profiles.units import format_bytes, format_count
 
 
 def render_proof(proof: Proof, width: int | None = None) -> Page:
@@ -21,3 +27,39 @@ def _verdict(proof: Proof) -> str:
     if proof.confirmed:
         return "confirmed: it runs, it learns, and it does what was predicted"
     return "not confirmed" if proof.state.status == "finished" else f"not confirmed: {proof.state.status}"
+
+
+def render_optimisation(found: Optimisation, width: int | None = None) -> Page:
+    """The proposal, its trials, and what was kept."""
+    page = Page(width)
+    if found.proposal is None:
+        page.field("Verdict", "no better plan is known: none that fits is expected to be faster")
+        return page
+    page.field("Change", describe_changes(found.proposal.changes))
+    for name, value in _expected(found.proposal):
+        page.field(name, value)
+    page.bullets("Tried", (_tell(trial) for trial in found.tried))
+    if found.kept is not None:
+        page.field("Kept", f"{describe_changes(found.kept)}: {found.kept.reason}")
+    elif found.tried:
+        page.field("Kept", "nothing: no trial was measured better, the plan stays as it was")
+    else:
+        page.field("Next", "`ftadvise optimise FOLDER --run` tries it, and keeps it if it is measured better")
+    return page
+
+
+def _expected(proposal: Proposal) -> Iterator[tuple[str, str]]:
+    if proposal.measured is not None and proposal.expected is not None:
+        gain = f"{proposal.expected / proposal.measured - 1:+.0%}"
+        now = f"{format_count(proposal.measured)} tokens/s were measured"
+        yield "Speed", f"{format_count(proposal.expected)} tokens/s expected ({gain}; {now})"
+    elif proposal.measured is None:
+        yield "Speed", "the plan as it is runs out of memory"
+    yield "Memory", f"at most {format_bytes(proposal.device_high)} of {format_bytes(proposal.budget)} a card"
+
+
+def _tell(trial: Evidence) -> str:
+    plan = trial.plan
+    pace = trial.message if trial.tokens_per_second is None else f"{format_count(trial.tokens_per_second)} tokens/s"
+    batch = f"micro-batch {plan.micro_batch_size} x {plan.gradient_accumulation_steps}"
+    return f"{batch}, checkpointing {plan.gradient_checkpointing}, packing {'on' if plan.packing else 'off'}: {pace}"
