@@ -7,6 +7,7 @@ from advisor.render.page import Page
 from advisor.trials.evidence import Evidence
 from advisor.trials.optimise import Optimisation, Proposal
 from advisor.trials.poc import Proof
+from advisor.trials.tune import TunedTrial, Tuning
 from profiles.units import format_bytes, format_count
 
 
@@ -63,3 +64,26 @@ def _tell(trial: Evidence) -> str:
     pace = trial.message if trial.tokens_per_second is None else f"{format_count(trial.tokens_per_second)} tokens/s"
     batch = f"micro-batch {plan.micro_batch_size} x {plan.gradient_accumulation_steps}"
     return f"{batch}, checkpointing {plan.gradient_checkpointing}, packing {'on' if plan.packing else 'off'}: {pace}"
+
+
+def render_tuning(found: Tuning, width: int | None = None) -> Page:
+    """The best settings, what they changed, and all trials, best first."""
+    page = Page(width)
+    if found.best is None:
+        page.field("Best", "no trial has finished")
+    else:
+        page.field("Best", f"trial {found.best.number}: {_tell_trial(found.best)}")
+        kept = "the plan as it was is the best" if found.kept is None else describe_changes(found.kept)
+        page.field("Kept", kept)
+    page.bullets("Trials", (f"{t.number}: {_tell_trial(t)}" for t in sorted(found.trials, key=_by_loss)))
+    return page
+
+
+def _by_loss(trial: TunedTrial) -> tuple[bool, float]:
+    return trial.state != "finished", trial.loss if trial.loss is not None else float("inf")
+
+
+def _tell_trial(trial: TunedTrial) -> str:
+    settings = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in trial.settings.items())
+    loss = trial.message or ("no loss" if trial.loss is None else f"held-out loss {trial.loss:.4f}")
+    return f"{settings}: {loss} ({trial.state})"
