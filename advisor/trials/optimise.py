@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from advisor.axes import Axes, checkpointings, packings
 from advisor.emit.base import PlanChange
-from advisor.evaluate import evaluate_plan, figures_of
+from advisor.evaluate import figures_of
 from advisor.plan_changes import change_plan
 from advisor.plans import Cell
 from advisor.project import read_unedited, rewrite_project
@@ -16,7 +16,7 @@ from advisor.safer import ceiling, safer_plan
 from advisor.search import Search
 from advisor.trials.evidence import Evidence, gather_evidence, is_same_plan, next_folder, read_evidence
 from advisor.trials.poc import STEPS, Runner, prove_plan
-from advisor.trials.project import assess_trial
+from advisor.trials.project import assess_trial, estimate_trial
 from estimators.memory import estimate_memory
 from estimators.plan_figures import Body, Figures, Pair, Spread, plan_of
 from profiles.errors import AdviseError
@@ -109,7 +109,7 @@ def propose(project: Path, plan: Plan, model: ModelSpec) -> Proposal | None:
         found = safer_plan(plan, model, facts.hardware, base.message)
     if found is None:
         return None
-    now, then = evaluate_plan(plan, facts), evaluate_plan(found, facts)
+    now, then = estimate_trial(plan, facts), estimate_trial(found, facts)
     expected = None
     if base.tokens_per_second is not None and now.speed is not None and then.speed is not None:
         gain = then.speed.tokens_per_second.expected / now.speed.tokens_per_second.expected

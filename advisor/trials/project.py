@@ -3,26 +3,31 @@
 import shutil
 from math import ceil
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from advisor.emit import Forecast, Source, emit, write_emission
-from advisor.evaluate import evaluate_plan
 from advisor.facts import find_tokenizer
 from advisor.hardware import resolve_hardware
 from advisor.recommendation import DataFacts, Facts
 from advisor.stored import stored_calibration
 from estimators.answer import Estimate
+from estimators.memory import estimate_memory
+from estimators.throughput import estimate_speed
 from profiles.errors import InvalidInputError
 from profiles.model import ModelSpec
 from profiles.plan import Plan
+
+if TYPE_CHECKING:
+    from profiles.calibration import Calibration
 
 DATA = ("data/train.jsonl", "data/eval.jsonl")
 HELD_OUT = 32  # rows that a sample keeps of those held out: enough to see the loss fall
 
 
-def write_sample(project: Path, plan: Plan, source: Source, model: ModelSpec, out: Path, *, rows: int) -> Facts:
+def write_sample(project: Path, plan: Plan, source: Source, model: ModelSpec, out: Path, *, rows: int) -> None:
     """Write `plan` as a project into `out` (anew) with about `rows` rows of `project`'s data, and a forecast for these.
 
-    Returns what can be known of it beforehand. Raises as `write_linked` does.
+    Raises as `write_linked` does.
     """
     _make_room(project, out)
     for name, count in zip(DATA, (rows, HELD_OUT), strict=True):
@@ -30,10 +35,7 @@ def write_sample(project: Path, plan: Plan, source: Source, model: ModelSpec, ou
             sample_rows(project / name, out / name, count)
     facts = assess_trial(plan, model, out)
     plan = plan.replace(mean_len=facts.data.mean_len)
-    candidate = evaluate_plan(plan, facts)
-    forecast = Forecast.of(Estimate(memory=candidate.memory, speed=candidate.speed))
-    write_emission(emit(plan, model, source, forecast), out, force=True)
-    return facts
+    write_emission(emit(plan, model, source, Forecast.of(estimate_trial(plan, facts))), out, force=True)
 
 
 def write_linked(project: Path, plan: Plan, source: Source, model: ModelSpec, out: Path) -> None:
@@ -94,4 +96,13 @@ def assess_trial(plan: Plan, model: ModelSpec, folder: Path) -> Facts:
         seq_len=plan.seq_len,
         calibration=calibration,
         assumptions=said,
+    )
+
+
+def estimate_trial(plan: Plan, facts: Facts) -> Estimate:
+    """Memory and speed of a plan on the trial's rows."""
+    calibration = cast("Calibration | None", facts.calibration)
+    return Estimate(
+        memory=estimate_memory(plan, facts.model, facts.hardware),
+        speed=estimate_speed(plan, facts.model, facts.hardware, calibration=calibration, lengths=facts.lengths),
     )

@@ -87,12 +87,12 @@ def tune(project: Path, options: TuningOptions) -> Tuning:
         raise AdviseError("no-held-out", f"{project}: no rows are held out, so trials cannot be compared", "Emit anew.")
     if options.launcher not in launchers():
         raise UnknownNameError("launcher", options.launcher, (), f"Launchers: {', '.join(launchers())}.")
-    own = space_of(file.plan, source, model)
     study = open_study(project, options.storage, restart=options.restart)
-    _describe(study, file.plan, own, options.steps)
+    _describe(study, file.plan, space_of(file.plan, source, model), options.steps)
     _work_together(project, options)
     found = read_study(study)
-    if found.best is None or found.best.settings == own.start:
+    file, source, model = read_unedited(project)  # again: another call may have written the same settings
+    if found.best is None or found.best.settings == space_of(file.plan, source, model).start:
         return found
     best = apply_settings(_base(study), found.best.settings)
     reason = f"tuned: held-out loss {found.best.loss:.4f} after {options.steps} steps, of {len(found.trials)} trials"
@@ -208,6 +208,7 @@ def work(project: Path, options: TuningOptions) -> None:
     from optuna.storages import fail_stale_trials
 
     study = open_study(project, options.storage)
+    objective = _Objective(project, options, study)
     while True:
         fail_stale_trials(study)
         states = [trial.state.name for trial in study.get_trials(deepcopy=False) if _counts(trial)]
@@ -217,7 +218,7 @@ def work(project: Path, options: TuningOptions) -> None:
         if len(states) >= options.trials:
             time.sleep(1.0)
         else:
-            study.optimize(_Objective(project, options, study), n_trials=1, catch=(TrialError,))
+            study.optimize(objective, n_trials=1, catch=(TrialError,))
 
 
 def _counts(trial: "FrozenTrial") -> bool:
@@ -230,15 +231,15 @@ class _Objective:
 
     def __init__(self, project: Path, options: TuningOptions, study: "Study") -> None:
         self.project, self.options = project, options
+        _, self.source, self.model = read_unedited(project)
         self.plan, self.space = _base(study), parse_record(Space, study.user_attrs["space"], "the study's space")
 
     def __call__(self, trial: "Trial") -> float:
         from optuna import TrialPruned
 
-        _, source, model = read_unedited(self.project)
         plan = apply_settings(self.plan, self.choose(trial)).replace(max_steps=self.options.steps)
         out = trial_folder(self.project / TUNE, trial.number)
-        write_linked(self.project, plan, source, model, out)
+        write_linked(self.project, plan, self.source, self.model, out)
         reporter = TrialReporter(trial, out)
         state = launchers()[self.options.launcher].run(out, reporter, python=self.options.python)
         for large in (RESULT, CHECKPOINTS):

@@ -156,6 +156,9 @@ def test_settings_are_looked_for_and_the_best_are_written_into_the_project(
         assert course.eval_losses[-1] == (8, pytest.approx(losses[number]))
         assert not (project / "tune" / f"trial-{number}" / "model").exists()
     assert ask("tune", project, "--steps", "9", code=2)["code"] == "other-study"
+    error = ask("tune", project, "--storage", "nosql://me:secret@host/db", code=2)
+    assert error["code"] == "storage"
+    assert "secret" not in json.dumps(error)
     assert len(trials_of(project, "--trials", "1", "--restart")["trials"]) == 1
 
 
