@@ -7,7 +7,7 @@ from advisor.render.page import Page
 from advisor.trials.evidence import Evidence
 from advisor.trials.optimise import Optimisation, Proposal
 from advisor.trials.poc import Proof
-from advisor.trials.tune import TunedTrial, Tuning
+from advisor.trials.study import TunedTrial, Tuning
 from profiles.units import format_bytes, format_count
 
 

@@ -1,43 +1,39 @@
-"""Look for learning rate, rank and alpha with Optuna: every trial is a short run of the project, launched as it is.
-
-The study lies in a database (SQLite in the project's folder), so that it goes on after any kill and several workers
-share it. A trial whose worker has died is found by its missing heartbeat, and done again.
-"""
+"""Look for learning rate, rank and alpha with Optuna: every trial is a short run of the project, launched as it is."""
 
 import math
 import shutil
 import sys
 import time
-import warnings
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from advisor.emit.base import PlanChange
 from advisor.launch import launchers
 from advisor.launch.folder import CHECKPOINTS, RESULT, STOP, RunState
-from advisor.launch.lock import is_held
 from advisor.launch.metrics import Event
-from advisor.launch.stop import stop_run
 from advisor.plan_changes import change_plan
 from advisor.project import read_unedited, rewrite_project
 from advisor.trials.project import write_linked
 from advisor.trials.space import Space, apply_settings, space_of
+from advisor.trials.study import (
+    MESSAGE,
+    TUNE,
+    Tuning,
+    base_plan,
+    describe_study,
+    open_study,
+    read_study,
+    trial_folder,
+)
 from profiles.errors import AdviseError, UnknownNameError
-from profiles.plan import Plan
 from profiles.record import Record, parse_record
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
-TUNE = "tune"
-MESSAGE = "message"  # of a trial that failed by itself
 STEPS = 60
-HEARTBEAT_SECONDS, GRACE_SECONDS = 10, 60
-SQLITE_SECONDS = 60  # that a worker waits for another one's write
-STARTUP_TRIALS = 4  # finished ones before the median cuts any off
-STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
+STOPPED = 130
 
 
 class TuningOptions(Record):
@@ -50,24 +46,6 @@ class TuningOptions(Record):
     python: str | None = None
     launcher: str = "local"
     restart: bool = False
-
-
-class TunedTrial(Record):
-    """One trial. loss: on the held-out rows, the last one that is known."""
-
-    number: int
-    state: str
-    settings: dict[str, float]
-    loss: float | None
-    message: str = ""
-
-
-class Tuning(Record):
-    """All trials of the study. best None: none has finished. kept: how the project's plan was changed, if it was."""
-
-    trials: tuple[TunedTrial, ...]
-    best: TunedTrial | None
-    kept: PlanChange | None = None
 
 
 class TrialError(Exception):
@@ -88,106 +66,26 @@ def tune(project: Path, options: TuningOptions) -> Tuning:
     if options.launcher not in launchers():
         raise UnknownNameError("launcher", options.launcher, (), f"Launchers: {', '.join(launchers())}.")
     study = open_study(project, options.storage, restart=options.restart)
-    _describe(study, file.plan, space_of(file.plan, source, model), options.steps)
+    describe_study(study, file.plan, space_of(file.plan, source, model), options.steps)
     _work_together(project, options)
     found = read_study(study)
     file, source, model = read_unedited(project)  # again: another call may have written the same settings
     if found.best is None or found.best.settings == space_of(file.plan, source, model).start:
         return found
-    best = apply_settings(_base(study), found.best.settings)
+    best = apply_settings(base_plan(study), found.best.settings)
     reason = f"tuned: held-out loss {found.best.loss:.4f} after {options.steps} steps, of {len(found.trials)} trials"
     change = change_plan(file.plan, best, reason=reason, step=0)
     rewrite_project(project, best, change)
     return found.replace(kept=change)
 
 
-def open_study(project: Path, storage: str | None, *, restart: bool = False) -> "Study":
-    """The project's study, made where there is none yet.
-
-    Raises:
-        AdviseError: Optuna is missing, or the storage cannot be used.
-    """
-    try:
-        import optuna
-    except ImportError:
-        hint = "pip install 'ftadvise[tune]'"
-        raise AdviseError("missing-package", "looking for settings needs optuna", hint) from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats, constant_liar
-    folder = project / TUNE
-    folder.mkdir(exist_ok=True)
-    url = storage or f"sqlite:///{folder / 'study.db'}"
-    try:
-        shelf = optuna.storages.RDBStorage(
-            url,
-            engine_kwargs={"connect_args": {"timeout": SQLITE_SECONDS}} if url.startswith("sqlite") else None,
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-            heartbeat_stale_trial_callback=_Redo(folder),
-        )
-        if restart and project.name in optuna.get_all_study_names(shelf):
-            optuna.delete_study(study_name=project.name, storage=shelf)
-        return optuna.create_study(
-            storage=shelf,
-            study_name=project.name,
-            load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(constant_liar=True),  # several workers: not twice the same
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
-        )
-    except Exception as error:  # the database's own; its text may hold the password of the URL
-        said = f"the storage of the study cannot be used ({type(error).__name__})"
-        raise AdviseError("storage", said, "--storage takes a URL of SQLAlchemy, as sqlite:///study.db.") from error
-
-
-class _Redo:
-    """Does a trial again whose worker has died; its trainer may have outlived it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, study: "Study", trial: "FrozenTrial") -> None:
-        from optuna.storages import RetryHeartbeatStaleTrialCallback
-
-        left = trial_folder(self.folder, trial.number)
-        if is_held(left):
-            stop_run(left, kill=True)
-        RetryHeartbeatStaleTrialCallback()(study, trial)
-
-
-def trial_folder(folder: Path, number: int) -> Path:
-    """Where a trial runs, in the project's folder tune/."""
-    return folder / f"trial-{number}"
-
-
-def _describe(study: "Study", plan: Plan, space: Space, steps: int) -> None:
-    """Write down what the study is of, or see that it is of the same."""
-    about = {"plan": plan.model_dump(mode="json"), "space": space.model_dump(mode="json"), "steps": steps}
-    if "steps" not in study.user_attrs:
-        for name, value in about.items():
-            study.set_user_attr(name, value)
-        study.enqueue_trial(space.start, skip_if_exists=True)
-    elif study.user_attrs["steps"] != steps or _untuned(_base(study)) != _untuned(plan):
-        raise AdviseError(
-            "other-study",
-            f"the study is of trials of {study.user_attrs['steps']} steps, of the plan as it was then",
-            "Give the same --steps, or begin again with --restart.",
-        )
-
-
-def _base(study: "Study") -> Plan:
-    return parse_record(Plan, study.user_attrs["plan"], "the study's plan")
-
-
-def _untuned(plan: Plan) -> dict[str, Any]:
-    return plan.model_dump(exclude={"learning_rate", "lora_rank", "lora_alpha"})
-
-
 def _work_together(project: Path, options: TuningOptions) -> None:
     if options.workers == 1:
         work(project, options)
         return
-    begin = get_context("spawn").Process
-    processes = [begin(target=work, args=(project, options)) for _ in range(options.workers)]
+    processes = [
+        get_context("spawn").Process(target=_take_part, args=(project, options)) for _ in range(options.workers)
+    ]
     for process in processes:
         process.start()
     try:
@@ -197,6 +95,18 @@ def _work_together(project: Path, options: TuningOptions) -> None:
         for process in processes:
             process.join()
         raise
+    if all(process.exitcode for process in processes):
+        raise AdviseError("workers-failed", "no worker came to the end of its trials", "Their messages stand above.")
+
+
+def _take_part(project: Path, options: TuningOptions) -> None:
+    """In a process of its own, which has to say itself what is wrong."""
+    try:
+        work(project, options)
+    except AdviseError as error:
+        sys.exit(f"error: {error.message}\nhint: {error.hint}")
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
 
 
 def work(project: Path, options: TuningOptions) -> None:
@@ -232,7 +142,7 @@ class _Objective:
     def __init__(self, project: Path, options: TuningOptions, study: "Study") -> None:
         self.project, self.options = project, options
         _, self.source, self.model = read_unedited(project)
-        self.plan, self.space = _base(study), parse_record(Space, study.user_attrs["space"], "the study's space")
+        self.plan, self.space = base_plan(study), parse_record(Space, study.user_attrs["space"], "the study's space")
 
     def __call__(self, trial: "Trial") -> float:
         from optuna import TrialPruned
@@ -302,21 +212,3 @@ class TrialReporter:
         told = ", ".join(f"{name} {value:.3g}" for name, value in self.trial.params.items())
         loss = "no loss" if self.loss is None else f"held-out loss {self.loss:.4f}"
         self.note(f"{told}: {loss} ({'pruned' if self.pruned else state.status})")
-
-
-def read_study(study: "Study") -> Tuning:
-    """All trials, and the best of those that finished."""
-    trials = tuple(_read(trial) for trial in study.get_trials(deepcopy=False))
-    finished = [t for t in trials if t.state == "finished" and t.loss is not None]
-    return Tuning(trials=trials, best=min(finished, key=lambda t: t.loss or 0.0, default=None))
-
-
-def _read(trial: "FrozenTrial") -> TunedTrial:
-    losses = trial.intermediate_values
-    return TunedTrial(
-        number=trial.number,
-        state=STATES[trial.state.name],
-        settings=trial.params,
-        loss=trial.value if trial.state.name == "COMPLETE" else losses[max(losses)] if losses else None,
-        message=trial.user_attrs.get(MESSAGE, ""),
-    )

@@ -136,8 +136,11 @@ def test_settings_are_looked_for_and_the_best_are_written_into_the_project(
     model: Path, sums: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("optuna")
-    project = write_run(tmp_path / "run", tiny_plan(model, learning_rate=1e-5, lora_rank=4, max_steps=20), sums)
+    project = write_run(
+        tmp_path / "run? {1} 50%20 #", tiny_plan(model, learning_rate=1e-5, lora_rank=4, max_steps=20), sums
+    )
     first = trials_of(project, "--trials", "1")
+    assert (project / "tune" / "study.db").is_file()
     assert first["trials"][0]["settings"] == {"learning_rate": 1e-5, "lora_rank": 4, "alpha_over_rank": 2.0}
     assert first["kept"] is None  # the plan's own settings
     found = trials_of(project, "--trials", "3")
