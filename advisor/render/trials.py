@@ -21,6 +21,8 @@ def render_proof(proof: Proof, width: int | None = None) -> Page:
         page.bullets("Loss", [f"{proof.loss[0]:.4f} before, {proof.loss[1]:.4f} after"])
     page.bullets("Off", proof.off)
     page.bullets("Learnt", proof.learnt)
+    if proof.state.status == "out-of-memory":
+        page.field("Next", "`ftadvise optimise FOLDER --run` looks for a plan that runs")
     return page
 
 

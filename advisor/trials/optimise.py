@@ -106,7 +106,7 @@ def propose(project: Path, plan: Plan, model: ModelSpec) -> Proposal | None:
     untried = (p for p in better if not any(is_same_plan(p, e.plan) for e in evidence))
     found = next(untried, None)
     if found is None and not finished:
-        found = safer_plan(plan, model, facts.hardware, base.message)
+        found = _safer_than_all(evidence, facts)
     if found is None:
         return None
     now, then = estimate_trial(plan, facts), estimate_trial(found, facts)
@@ -132,6 +132,13 @@ def memory_factor(evidence: Sequence[Evidence], base: Evidence, facts: Facts) ->
     short = [e for e in evidence if e.status == "out-of-memory"]
     memories = [(estimate_memory(e.plan, facts.model, facts.hardware), e.message) for e in short]
     return max((base.memory_share or 1.0, *(m.budget / ceiling(m, message) for m, message in memories)))
+
+
+def _safer_than_all(evidence: Sequence[Evidence], facts: Facts) -> Plan | None:
+    """Than the plan that was expected to take least of those that ran out of memory."""
+    short = (e for e in evidence if e.status == "out-of-memory")
+    least = min(short, key=lambda e: estimate_memory(e.plan, facts.model, facts.hardware).device.expected)
+    return safer_plan(least.plan, facts.model, facts.hardware, least.message)
 
 
 def _search(plan: Plan, facts: Facts, factor: float) -> Iterator[Plan]:
