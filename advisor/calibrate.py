@@ -134,6 +134,15 @@ def learn_from_run(measurement: Measurement, store: Store | None = None) -> Cali
     return learn(hardware, store or Store(), steps=[step], versions=measurement.environment.versions)
 
 
+def describe_learning(measurement: Measurement, store: Store | None = None) -> tuple[str, ...]:
+    """Learn from the run, and say what came of it; a store that cannot be written does not make the run a failure."""
+    try:
+        found = learn_from_run(measurement, store)
+    except AdviseError as error:
+        return (f"not learnt from: {error.message}",)
+    return () if found is None else (f"learnt from: {len(found.steps)} timed steps of this machine are stored now",)
+
+
 def describe_plan_model(plan: Plan) -> ModelSpec:
     """The model of a timed plan, whose config is inside it. Raises InvalidInputError where it is only a name."""
     if isinstance(plan.model, str):

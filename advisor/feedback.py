@@ -14,6 +14,7 @@ from advisor.launch.state import read_state
 from estimators.interval import Interval
 from profiles.errors import InvalidInputError
 from profiles.measurement import Environment, Measurement
+from profiles.record import Record
 from profiles.store import Store
 from profiles.units import format_bytes, format_count
 
@@ -64,23 +65,37 @@ def record_run(folder: Path, store: Store | None = None) -> Measurement:
     return measurement
 
 
+class Comparison(Record):
+    """A measured figure beside its prediction. inside: within the predicted interval; None where there is none."""
+
+    figure: str
+    measured: float
+    predicted: Interval | None
+    inside: bool | None
+    text: str
+
+
+def compare_figures(measurement: Measurement, forecast: Forecast | None) -> tuple[Comparison, ...]:
+    """Memory (bytes), a step (seconds) and speed (tokens/s), as far as they were measured: no memory on a CPU."""
+    figures = (
+        ("allocated memory", measurement.peak_allocated, "allocated", format_bytes),
+        ("reserved memory", measurement.peak_reserved, "reserved", format_bytes),
+        ("a step", measurement.step_seconds_median, "step_seconds", _seconds),
+        ("tokens/s", measurement.tokens_per_second, "tokens_per_second", format_count),
+    )
+    return tuple(
+        _compare(title, measured, getattr(forecast, name, None), show)
+        for title, measured, name, show in figures
+        if measured is not None
+    )
+
+
 def compare(measurement: Measurement, forecast: Forecast | None) -> tuple[str, ...]:
-    """Predicted against measured, a line each; a CPU run has no device memory to compare."""
-    lines: list[str] = []
-    for name, title in (("allocated", "allocated memory"), ("reserved", "reserved memory")):
-        peak = getattr(measurement, f"peak_{name}")
-        if peak is not None:
-            lines.append(_line(title, peak, getattr(forecast, name, None), format_bytes))
-    if not lines and measurement.peak_process is not None:
-        lines.append(
-            f"memory of the process: measured {format_bytes(measurement.peak_process)} (no GPU, no prediction)"
-        )
-    for measured, title, name, show in (
-        (measurement.step_seconds_median, "a step", "step_seconds", _seconds),
-        (measurement.tokens_per_second, "tokens/s", "tokens_per_second", format_count),
-    ):
-        if measured is not None:
-            lines.append(_line(title, measured, getattr(forecast, name, None), show))
+    """Predicted against measured, a line each, and what was learned."""
+    lines = [comparison.text for comparison in compare_figures(measurement, forecast)]
+    if measurement.peak_reserved is None and measurement.peak_process is not None:
+        held = format_bytes(measurement.peak_process)
+        lines.insert(0, f"memory of the process: measured {held} (no GPU, no prediction)")
     before, after = measurement.eval_loss_before, measurement.eval_loss_after
     if before is not None and after is not None:
         verdict = "better" if after < before else "not better"
@@ -88,15 +103,16 @@ def compare(measurement: Measurement, forecast: Forecast | None) -> tuple[str, .
     return tuple(lines)
 
 
-def _line(title: str, measured: float, predicted: Interval | None, show: Callable[[float], str]) -> str:
-    if predicted is None:
-        return f"{title}: measured {show(measured)}"
-    error = (predicted.expected - measured) / measured if measured else math.inf
-    inside = "inside" if predicted.low <= measured <= predicted.high else "outside"
-    return (
-        f"{title}: measured {show(measured)}, predicted {show(predicted.expected)} ({error:+.1%}), "
-        f"{inside} the predicted {show(predicted.low)} to {show(predicted.high)}"
-    )
+def _compare(title: str, measured: float, predicted: Interval | None, show: Callable[[float], str]) -> Comparison:
+    text, inside = f"{title}: measured {show(measured)}", None
+    if predicted is not None:
+        error = (predicted.expected - measured) / measured if measured else math.inf
+        inside = predicted.low <= measured <= predicted.high
+        text += (
+            f", predicted {show(predicted.expected)} ({error:+.1%}), {'inside' if inside else 'outside'} the predicted "
+            f"{show(predicted.low)} to {show(predicted.high)}"
+        )
+    return Comparison(figure=title, measured=measured, predicted=predicted, inside=inside, text=text)
 
 
 def _seconds(value: float) -> str:

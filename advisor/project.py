@@ -60,6 +60,19 @@ def rewrite_project(folder: Path, plan: Plan, change: PlanChange) -> None:
     Raises:
         AdviseError: its files are not those that its plan gives (code 'edited-project').
     """
+    run, source, model = read_unedited(folder)
+    emission = emit(plan, model, source, Forecast.of(estimate(plan.replace(model=source.model_ref))))
+    written = RunFile.model_validate_json(emission.files[RUN_FILE]).replace(history=(*run.history, change))
+    files = {**emission.files, RUN_FILE: written.model_dump_json(indent=2) + "\n"}
+    write_emission(emission.replace(files=files), folder, force=True)
+
+
+def read_unedited(folder: Path) -> tuple[RunFile, Source, ModelSpec]:
+    """The project in `folder`, whose plan says all that its files do.
+
+    Raises:
+        AdviseError: its files are not those that its plan gives (code 'edited-project').
+    """
     run = load_run_file(folder)
     source = run.source
     if source is None:
@@ -71,12 +84,9 @@ def rewrite_project(folder: Path, plan: Plan, change: PlanChange) -> None:
         raise AdviseError(
             "edited-project",
             f"{folder}: {', '.join(edited)} differ from what ftadvise writes for its plan, so they are left alone",
-            "Change them by hand: half the micro-batch and twice the accumulation take less memory.",
+            "Emit them anew with `ftadvise emit --force`, or go on by hand.",
         )
-    emission = emit(plan, model, source, Forecast.of(estimate(plan.replace(model=source.model_ref))))
-    written = RunFile.model_validate_json(emission.files[RUN_FILE]).replace(history=(*run.history, change))
-    files = {**emission.files, RUN_FILE: written.model_dump_json(indent=2) + "\n"}
-    write_emission(emission.replace(files=files), folder, force=True)
+    return run, source, model
 
 
 def _holds(path: Path, text: str) -> bool:

@@ -16,11 +16,14 @@ from advisor.feedback import compare
 from advisor.plans import MERGEABLE, RULES
 from advisor.request import Request
 from advisor.roadmap import plan_roadmap
+from advisor.trials.optimise import propose
+from advisor.trials.space import space_of
 from estimators.answer import Estimate
 from estimators.methods import framework_methods
 from profiles.errors import UnsupportedError
 from profiles.families import describe_model
 from profiles.measurement import Environment, Measurement
+from tests.advisor.test_optimise import PLAN, write_run
 
 ROOT = Path(__file__).parents[2]
 ROWS = {
@@ -181,8 +184,13 @@ def test_f3_validate_is_a_short_run_of_the_same_plan(project):
     assert training["logging_steps"] == 1
 
 
-def test_f4_optimise_sets_what_was_measured_beside_what_was_predicted():
-    """And keeps it; the plan is changed by whoever reads the comparison."""
+def test_f4_optimise_goes_from_a_measured_plan_to_the_next_better_one(tmp_path):
+    found = propose(write_run(tmp_path / "run", PLAN, share=1.0), PLAN, resolve_model("llama-8b"))
+    assert found.expected > found.measured
+    assert found.plan.global_batch_size == PLAN.global_batch_size
+
+
+def test_f3_what_was_measured_stands_beside_what_was_predicted():
     found = best(model="llama-8b", gpu="rtx4090")
     forecast = Forecast.of(Estimate(memory=found.memory, speed=found.speed))
     measured = Measurement(
@@ -253,6 +261,9 @@ def test_t3_nothing_is_sent_anywhere(project):
     assert row_of("T3")[2] == "direction"
 
 
-def test_t4_hyper_parameters_are_published_ones_not_searched(project):
+def test_t4_hyper_parameters_are_published_ones_and_searched_around_them(project):
     assert yaml.safe_load(project().files["config.yaml"])["training"]["learning_rate"] == 2e-4
-    assert row_of("T4")[2] == "direction"
+    space = space_of(project().plan, Source(model_ref="meta-llama/Llama-3.1-8B"), resolve_model("llama-8b"))
+    assert space.start == {"learning_rate": 2e-4, "lora_rank": 16, "alpha_over_rank": 2.0}
+    assert space.rates == pytest.approx((2e-5, 2e-3))
+    assert row_of("T4")[2] == "in part"

@@ -10,7 +10,7 @@ from advisor.emit import Source, emit, write_emission
 from advisor.facts import resolve_model
 from advisor.launch import load_run_file
 from advisor.launch.folder import RunState
-from advisor.safer import describe_change, safer_plan, take_safer_plan
+from advisor.safer import available_share, ceiling, describe_change, safer_plan, take_safer_plan
 from estimators.memory import estimate_memory
 from estimators.methods import get_method
 from profiles.catalog import find_gpu
@@ -21,6 +21,24 @@ from profiles.plan import Plan
 MODEL = resolve_model("llama-8b")
 CARD = Hardware(gpu=find_gpu("rtx4090"), n_gpus=1, origin="named")
 SHORT = RunState(status="out-of-memory", started="x", step=3, message="out of memory: 2 GiB more")
+
+CUDA = (
+    "out of memory: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {wanted}. GPU 0 has a total capacity "
+    "of 23.52 GiB of which {free} is free. Including non-PyTorch memory, this process has {held} memory in use."
+)
+
+
+def runs(plan: Plan) -> bool:
+    return get_method(plan.method).refusal(MODEL, plan) is None
+
+
+def smaller(plan: Plan) -> list[Plan]:
+    """By hand: every way of `safer_plan` from here."""
+    sequences, sizes = plan.micro_batch_size * plan.gradient_accumulation_steps, [plan.micro_batch_size]
+    while sizes[-1] > 1:
+        sizes.append(max(n for n in range(1, sizes[-1] // 2 + 1) if sequences % n == 0))
+    found = [plan.replace(micro_batch_size=n, gradient_accumulation_steps=sequences // n) for n in sizes]
+    return found[1:] + [p.replace(gradient_checkpointing="full") for p in found if p.gradient_checkpointing == "none"]
 
 
 @given(
@@ -44,6 +62,12 @@ def test_each_step_needs_less_and_learns_the_same_until_none_is_left(
     while (safer := safer_plan(plan, MODEL, CARD)) is not None:
         before, after = (estimate_memory(p, MODEL, CARD).device.expected for p in (plan, safer))
         assert after < before
+        possible = (estimate_memory(p, MODEL, CARD).device for p in smaller(plan) if runs(p))
+        if all(need.high > ceiling(estimate_memory(plan, MODEL, CARD)) for need in possible):
+            assert after == min(estimate_memory(p, MODEL, CARD).device.expected for p in smaller(plan) if runs(p))
+        else:
+            high = estimate_memory(safer, MODEL, CARD).device.high
+            assert high <= ceiling(estimate_memory(plan, MODEL, CARD)) <= before
         assert safer.global_batch_size == first.global_batch_size
         same = {"micro_batch_size", "gradient_accumulation_steps", "gradient_checkpointing"}
         assert safer.model_dump(exclude=same) == first.model_dump(exclude=same)
@@ -91,3 +115,21 @@ def test_what_a_person_has_edited_is_left_alone(tmp_path: Path) -> None:
         take_safer_plan(folder, SHORT)
     assert error.value.code == "edited-project"
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_message_says_how_much_was_missing() -> None:
+    assert available_share(CUDA.format(wanted="2.00 GiB", free="512.00 MiB", held="22.00 GiB")) == 22.5 / 24
+    assert available_share(CUDA.format(wanted="0 bytes", free="1.00 KiB", held="3.00 KiB")) == 1.0
+    assert available_share("out of memory: can't allocate memory: you tried to allocate 8388608 bytes") == 1.0
+
+
+def test_the_more_was_missing_the_smaller_the_next_plan() -> None:
+    plan = Plan(model="llama-8b", gpu="rtx4090", method="qlora", micro_batch_size=16, seq_len=1024)
+    sizes = []
+    for free, wanted in (("2.00 GiB", "2.00 GiB"), ("0 bytes", "16.00 GiB"), ("0 bytes", "90.00 GiB")):
+        safer = safer_plan(plan, MODEL, CARD, CUDA.format(wanted=wanted, free=free, held="20.00 GiB"))
+        assert safer is not None
+        sizes.append(safer.micro_batch_size)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 8
+    assert sizes[-1] == 1

@@ -11,7 +11,6 @@ from profiles.errors import AdviseError, UnknownNameError
 
 if TYPE_CHECKING:
     from advisor.launch import Launcher, Reporter, RunState
-    from profiles.measurement import Measurement
 
 STOPPED = 130
 
@@ -103,11 +102,12 @@ def _remember(folder: Path, reporter: "Reporter") -> None:
 
 def _compare(folder: Path, *, as_json: bool) -> None:
     """Store what the run did, and set it beside what was predicted."""
+    from advisor.calibrate import describe_learning
     from advisor.feedback import compare, record_run
     from advisor.launch import load_run_file
 
     measurement = record_run(folder)
-    lines = (*compare(measurement, load_run_file(folder).forecast), *_learn(measurement))
+    lines = (*compare(measurement, load_run_file(folder).forecast), *describe_learning(measurement))
     if as_json:
         record = {"event": "measurement", "lines": lines, **measurement.model_dump(mode="json")}
         click.echo(json.dumps(record, ensure_ascii=False))
@@ -117,14 +117,3 @@ def _compare(folder: Path, *, as_json: bool) -> None:
     page = Page()
     page.bullets("Predicted and measured", lines)
     page.show()
-
-
-def _learn(measurement: "Measurement") -> tuple[str, ...]:
-    """What later estimates gain from the run; a store that cannot be written does not make the run a failure."""
-    from advisor.calibrate import learn_from_run
-
-    try:
-        found = learn_from_run(measurement)
-    except AdviseError as error:
-        return (f"not learnt from: {error.message}",)
-    return () if found is None else (f"learnt from: {len(found.steps)} timed steps of this machine are stored now",)
