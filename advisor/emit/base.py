@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import field_validator
 
@@ -21,6 +21,15 @@ from profiles.plan import Plan, Platform
 from profiles.record import Record
 
 RUN_FILE = "plan.json"
+
+# Where transformers' Trainer can report to beside runs/metrics.jsonl, and what it needs for that.
+Monitor = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+MONITOR_PACKAGES: dict[Monitor, str] = {
+    "tensorboard": "tensorboard==2.21.0",
+    "wandb": "wandb==0.31.0",
+    "mlflow": "mlflow==3.18.0",
+    "trackio": "trackio==0.43.0",
+}
 
 
 class Forecast(Record):
@@ -88,16 +97,17 @@ class Emission(Record):
 
 
 class Source(Record):
-    """What a run starts from.
+    """What a run starts from, and what watches it.
 
     model_ref: hub id or absolute path of the weights. form: what an example is. conversational: its parts are lists
-    of messages, not plain texts. held_out: whether there is a data/eval.jsonl.
+    of messages, not plain texts. held_out: whether there is a data/eval.jsonl. report_to: whom it reports to as well.
     """
 
     model_ref: str
     form: Form = "prompt-completion"
     conversational: bool = False
     held_out: bool = True
+    report_to: tuple[Monitor, ...] = ()
 
 
 class Emitter:
@@ -126,6 +136,10 @@ class Emitter:
         """Exact versions that this plan needs."""
         return self.requirements
 
+    def pins(self, plan: Plan, source: Source) -> tuple[str, ...]:
+        """Those of the plan and of what watches the run."""
+        return (*self.packages(plan), *(MONITOR_PACKAGES[name] for name in source.report_to))
+
     def emit(self, plan: Plan, model: ModelSpec, source: Source, forecast: Forecast | None = None) -> Emission:
         """Write the plan out. Pure.
 
@@ -143,7 +157,7 @@ class Emitter:
             model=model.name,
             model_parameters=model.parameters,
             trainable_parameters=method.trainable_parameters(model, plan),
-            requirements=self.packages(plan),
+            requirements=self.pins(plan, source),
             forecast=forecast,
             source=source,
         )

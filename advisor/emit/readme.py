@@ -42,6 +42,8 @@ def readme(
         f"- weights: {_code(source.model_ref)}",
         f"- settings: `{settings}` (edit it; `train.py` only reads it)",
         "- data: `data/train.jsonl`" + (", held out: `data/eval.jsonl`" if source.held_out else "; nothing held out"),
+        "- general text: `data/general.jsonl`, whose loss before and after tells what is forgotten; remove it to leave "
+        "that out",
         "- progress: `runs/metrics.jsonl`, one JSON object a line; checkpoints: `runs/checkpoints`",
         "- result: `model/`",
         "- Ctrl-C stops after the step at hand, with a checkpoint; the same command with `--resume` goes on from it",
