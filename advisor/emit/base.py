@@ -1,16 +1,15 @@
 """Emission: a plan written out for one platform, as texts by relative path. Only `write_emission` touches the disk."""
 
 import os
-import shutil
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
-from tempfile import mkdtemp
 from typing import Any, Literal
 
 from pydantic import field_validator
 
+from advisor.staging import staged_folder
 from estimators.answer import Estimate
 from estimators.interval import Interval
 from estimators.methods import get_method
@@ -189,51 +188,11 @@ def write_emission(
         InvalidInputError: the folder is not empty, is a file, or cannot be written.
     """
     out = Path(os.path.expanduser(out)).absolute()
-    if out.exists() and not out.is_dir():
-        raise InvalidInputError(str(out), "is a file, not a folder", "Choose another folder.")
-    if out.is_dir() and any(out.iterdir()) and not force:
-        raise InvalidInputError(str(out), "is not empty", "Choose another folder, or add --force to replace its files.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(mkdtemp(dir=out.parent, prefix=".ftadvise-"))
-    except OSError as error:
-        raise InvalidInputError(str(out), f"cannot be written: {error.strerror}") from None
-    try:
-        new, old = staging / "new", staging / "old"
-        new.mkdir()
+    with staged_folder(out, force=force) as new:
         for name, text in emission.files.items():
             path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="\n")
         if add_data is not None:
             add_data(new)
-        _move_in(new, out, old)
-    except OSError as error:
-        raise InvalidInputError(str(out), f"cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return out
-
-
-def _move_in(new: Path, out: Path, old: Path) -> None:
-    """Move every file of `new` to `out`; what stood there goes to `old`, and comes back if a later move fails."""
-    if not out.exists():
-        os.replace(new, out)
-        return
-    moved: list[Path] = []
-    try:
-        for path in sorted(p for p in new.rglob("*") if p.is_file()):
-            name = path.relative_to(new)
-            target = out / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                (old / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(target, old / name)
-            moved.append(name)
-            os.replace(path, target)
-    except BaseException:
-        for name in moved:
-            (out / name).unlink(missing_ok=True)
-            if (old / name).exists():
-                os.replace(old / name, out / name)
-        raise
