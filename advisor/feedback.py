@@ -11,6 +11,7 @@ from advisor.emit import Forecast
 from advisor.launch.folder import METRICS, load_run_file
 from advisor.launch.metrics import Course, read_course
 from advisor.launch.state import read_state
+from advisor.retention import describe_retention
 from estimators.interval import Interval
 from profiles.errors import InvalidInputError
 from profiles.measurement import Environment, Measurement
@@ -48,6 +49,7 @@ def measure_run(folder: Path) -> Measurement:
         last_loss=losses[-1] if losses else None,
         eval_loss_before=_eval_loss(course, first=True),
         eval_loss_after=_eval_loss(course, first=False),
+        retention=course.retention,
         peak_allocated=course.peak("allocated"),
         peak_reserved=course.peak("reserved"),
         peak_process=course.peak("process"),
@@ -100,6 +102,8 @@ def compare(measurement: Measurement, forecast: Forecast | None) -> tuple[str, .
     if before is not None and after is not None:
         verdict = "better" if after < before else "not better"
         lines.append(f"held-out loss: {before:.4f} before, {after:.4f} after ({verdict})")
+    if measurement.retention is not None:
+        lines.append(f"general text: {describe_retention(measurement.retention)}")
     return tuple(lines)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from advisor.api import estimate
 from advisor.emit import Emission, Forecast, RunFile, Source, emit, emitters, write_emission
-from advisor.emit.base import RUN_FILE, PlanChange
+from advisor.emit.base import RUN_FILE, Monitor, PlanChange
 from advisor.facts import find_known, find_tokenizer, resolve_model
 from advisor.launch.folder import load_run_file
 from estimators.answer import Estimate
@@ -27,29 +27,35 @@ def write_project(
     *,
     data: str | None = None,
     replay: str | None = None,
+    general_text: str | None = None,
+    report_to: tuple[Monitor, ...] = (),
     force: bool = False,
 ) -> Emission:
     """Write the project of `plan` into the folder `out`, with `data` split into training and held-out examples, and of
     `replay` the plan's share mixed into those that are trained on.
 
-    Without `data` the folder's data/ has to be filled before the run.
+    Without `data` the folder's data/ has to be filled before the run. `general_text`: a file of texts whose loss is
+    measured before and after, "none" for no such measurement; without it those that ship with ftadvise.
 
     Raises:
         UnsupportedError: the platform cannot express the plan, or its data.
         InvalidInputError: the folder is not empty, or the data are broken.
     """
-    source, add_data = _without_data(plan), None
-    if data is not None:
-        from advisor.dataset import read_dataset
+    from advisor.dataset import read_dataset
+    from advisor.general_text import write_general_text
 
-        dataset = read_dataset(Path(data))
-        general = None if replay is None else read_dataset(Path(replay))
+    dataset = None if data is None else read_dataset(Path(data))
+    general = None if replay is None else read_dataset(Path(replay))
+    source = _without_data(plan)
+    if dataset is not None:
         source = _source(plan, dataset.format.form, conversational=_is_conversational(plan, dataset))
 
-        def add_data(folder: Path) -> None:
+    def add_data(folder: Path) -> None:
+        write_general_text(folder / "data", general_text)
+        if dataset is not None:
             _write_data(plan, dataset, general, folder / "data")
 
-    emission = emit(plan, model, source, Forecast.of(estimate))
+    emission = emit(plan, model, source.replace(report_to=report_to), Forecast.of(estimate))
     write_emission(emission, out, force=force, add_data=add_data)
     return emission
 

@@ -15,6 +15,7 @@ from profiles.errors import AdviseError, UnknownNameError
 from profiles.known_run import KnownRun
 from profiles.plan import Plan
 from profiles.record import Record
+from profiles.retention import Retention
 from profiles.store import Store
 
 PEAKS = ("allocated", "reserved", "process")
@@ -45,6 +46,7 @@ class RunView(Record):
     losses: tuple[float, ...]
     diverged_at: int | None
     eval_losses: tuple[tuple[int, float], ...]
+    retention: Retention | None
     tokens_per_second: float | None
     step_seconds: float | None
     seconds_left: float | None
@@ -117,6 +119,7 @@ def view_run(folder: Path) -> RunView:
         losses=tuple(loss for loss in course.losses if math.isfinite(loss)),
         diverged_at=course.diverged_at,
         eval_losses=tuple((step, loss) for step, loss in course.eval_losses if math.isfinite(loss)),
+        retention=course.retention,
         tokens_per_second=course.tokens_per_second,
         step_seconds=course.step_seconds,
         seconds_left=course.seconds_left,

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from profiles.plan import Plan
 from profiles.record import Record
+from profiles.retention import Retention
 
 
 class Environment(Record):
@@ -43,6 +44,7 @@ class Measurement(Record):
     last_loss: float | None
     eval_loss_before: float | None = None
     eval_loss_after: float | None = None
+    retention: Retention | None = None
     peak_allocated: int | None = None
     peak_reserved: int | None = None
     peak_process: int | None = None

@@ -1,16 +1,15 @@
 """Emission: a plan written out for one platform, as texts by relative path. Only `write_emission` touches the disk."""
 
 import os
-import shutil
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
-from tempfile import mkdtemp
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import field_validator
 
+from advisor.staging import staged_folder
 from estimators.answer import Estimate
 from estimators.interval import Interval
 from estimators.methods import get_method
@@ -21,6 +20,15 @@ from profiles.plan import Plan, Platform
 from profiles.record import Record
 
 RUN_FILE = "plan.json"
+
+# Where transformers' Trainer can report to beside runs/metrics.jsonl, and what it needs for that.
+Monitor = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+MONITOR_PACKAGES: dict[Monitor, str] = {
+    "tensorboard": "tensorboard==2.21.0",
+    "wandb": "wandb==0.31.0",
+    "mlflow": "mlflow==3.18.0",
+    "trackio": "trackio==0.43.0",
+}
 
 
 class Forecast(Record):
@@ -88,16 +96,17 @@ class Emission(Record):
 
 
 class Source(Record):
-    """What a run starts from.
+    """What a run starts from, and what watches it.
 
     model_ref: hub id or absolute path of the weights. form: what an example is. conversational: its parts are lists
-    of messages, not plain texts. held_out: whether there is a data/eval.jsonl.
+    of messages, not plain texts. held_out: whether there is a data/eval.jsonl. report_to: whom it reports to as well.
     """
 
     model_ref: str
     form: Form = "prompt-completion"
     conversational: bool = False
     held_out: bool = True
+    report_to: tuple[Monitor, ...] = ()
 
 
 class Emitter:
@@ -126,6 +135,10 @@ class Emitter:
         """Exact versions that this plan needs."""
         return self.requirements
 
+    def pins(self, plan: Plan, source: Source) -> tuple[str, ...]:
+        """Those of the plan and of what watches the run."""
+        return (*self.packages(plan), *(MONITOR_PACKAGES[name] for name in source.report_to))
+
     def emit(self, plan: Plan, model: ModelSpec, source: Source, forecast: Forecast | None = None) -> Emission:
         """Write the plan out. Pure.
 
@@ -143,7 +156,7 @@ class Emitter:
             model=model.name,
             model_parameters=model.parameters,
             trainable_parameters=method.trainable_parameters(model, plan),
-            requirements=self.packages(plan),
+            requirements=self.pins(plan, source),
             forecast=forecast,
             source=source,
         )
@@ -175,51 +188,11 @@ def write_emission(
         InvalidInputError: the folder is not empty, is a file, or cannot be written.
     """
     out = Path(os.path.expanduser(out)).absolute()
-    if out.exists() and not out.is_dir():
-        raise InvalidInputError(str(out), "is a file, not a folder", "Choose another folder.")
-    if out.is_dir() and any(out.iterdir()) and not force:
-        raise InvalidInputError(str(out), "is not empty", "Choose another folder, or add --force to replace its files.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(mkdtemp(dir=out.parent, prefix=".ftadvise-"))
-    except OSError as error:
-        raise InvalidInputError(str(out), f"cannot be written: {error.strerror}") from None
-    try:
-        new, old = staging / "new", staging / "old"
-        new.mkdir()
+    with staged_folder(out, force=force) as new:
         for name, text in emission.files.items():
             path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="\n")
         if add_data is not None:
             add_data(new)
-        _move_in(new, out, old)
-    except OSError as error:
-        raise InvalidInputError(str(out), f"cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return out
-
-
-def _move_in(new: Path, out: Path, old: Path) -> None:
-    """Move every file of `new` to `out`; what stood there goes to `old`, and comes back if a later move fails."""
-    if not out.exists():
-        os.replace(new, out)
-        return
-    moved: list[Path] = []
-    try:
-        for path in sorted(p for p in new.rglob("*") if p.is_file()):
-            name = path.relative_to(new)
-            target = out / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                (old / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(target, old / name)
-            moved.append(name)
-            os.replace(path, target)
-    except BaseException:
-        for name in moved:
-            (out / name).unlink(missing_ok=True)
-            if (old / name).exists():
-                os.replace(old / name, out / name)
-        raise

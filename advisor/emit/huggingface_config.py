@@ -101,7 +101,6 @@ def training(plan: Plan, model: ModelSpec) -> dict[str, Any]:
         "save_total_limit": 2,
         "load_best_model_at_end": plan.early_stopping_patience > 0,
         "disable_tqdm": True,
-        "report_to": "none",
     }
 
 

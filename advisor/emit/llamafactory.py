@@ -96,10 +96,11 @@ class LlamaFactory(Emitter):
     def files(self, plan: Plan, model: ModelSpec, source: Source, forecast: Forecast | None) -> dict[str, str]:
         """Scripts, settings, the description of the data, versions and a page to read; values stand in YAML and JSON
         only, never in code."""
-        found = {"progress.py": template("common", "progress.py"), "train.py": template("llamafactory", "train.py")}
+        found = {name: template("common", name) for name in ("general.py", "progress.py")}
+        found["train.py"] = template("llamafactory", "train.py")
         found["train.yaml"] = dump_arguments(config.build_arguments(plan, model, source))
         found["data/dataset_info.json"] = json.dumps(config.dataset_info(source), indent=2) + "\n"
-        found["requirements.txt"] = "\n".join(self.packages(plan)) + "\n"
+        found["requirements.txt"] = "\n".join(self.pins(plan, source)) + "\n"
         if plan.sharding == "fsdp2":
             found["accelerate.yaml"] = yaml.safe_dump(accelerate_config(plan), sort_keys=False)
         if plan.sharding.startswith("zero"):

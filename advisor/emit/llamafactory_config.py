@@ -237,7 +237,7 @@ def output_arguments(plan: Plan, source: Source) -> Arguments:
         "save_steps": 1 / checkpoints(plan),
         "save_total_limit": 2,
         "disable_tqdm": True,
-        "report_to": "none",
+        "report_to": list(source.report_to) or "none",
     }
 
 

@@ -28,7 +28,7 @@ def readme(
     length = f"{plan.max_steps} steps" if plan.max_steps else f"{plan.num_epochs:g} epochs"
     base = f"{plan.quantization} base" if plan.quantization in QUANTIZED else f"{plan.quantization} weights"
     lines = [
-        f"# Fine-tuning {_code(model.name)}",
+        f"# Fine-tuning {code_span(model.name)}",
         "",
         f"Method {plan.method} over {base}: {format_count(trainable)} of {format_count(model.parameters)} parameters "
         f"are trained ({share:.3g} %), for {length}, {plan.global_batch_size} sequences of up to {plan.seq_len} tokens "
@@ -39,10 +39,12 @@ def readme(
         command,
         "```",
         "",
-        f"- weights: {_code(source.model_ref)}",
+        f"- weights: {code_span(source.model_ref)}",
         f"- settings: `{settings}` (edit it; `train.py` only reads it)",
         "- data: `data/train.jsonl`" + (", held out: `data/eval.jsonl`" if source.held_out else "; nothing held out"),
         *([f"- {plan.replay_share:.0%} of it are general examples, against forgetting"] if plan.replay_share else []),
+        "- general text: `data/general.jsonl`, whose loss before and after tells what is forgotten; remove it to leave "
+        "that out",
         "- progress: `runs/metrics.jsonl`, one JSON object a line; checkpoints: `runs/checkpoints`",
         "- result: `model/`",
         "- Ctrl-C stops after the step at hand, with a checkpoint; the same command with `--resume` goes on from it",
@@ -81,5 +83,6 @@ def _seconds(value: float) -> str:
     return f"{value:.3g} s"
 
 
-def _code(text: str) -> str:
+def code_span(text: str) -> str:
+    """A name that people chose, as Markdown that nothing in it can break out of."""
     return "`" + " ".join(text.replace("`", "'").split()) + "`"

@@ -13,7 +13,7 @@ from profiles.model import ModelSpec
 from profiles.plan import Plan
 from profiles.platform import load_platforms
 
-COMMON = ("precision.py", "progress.py", "rows.py", "running.py")
+COMMON = ("general.py", "precision.py", "progress.py", "rows.py", "running.py")
 FORMS = {"sft": ("prompt-completion", "messages", "text"), "pretrain": ("text",)}
 TRAINING_COMMENT = "eval_steps, save_steps and warmup_steps below 1 are shares of the whole run."
 
@@ -60,9 +60,10 @@ class ScriptEmitter(Emitter):
         found = {name: template(self.folder, name) for name in self.scripts(plan)}
         found |= {name: template("common", name) for name in COMMON}
         values = self.config(plan, model, source.model_ref)
+        values["training"]["report_to"] = list(source.report_to) or "none"
         sections = (dump_commented({key: value}, self.comments) for key, value in values.items())
         found["config.yaml"] = "\n".join((self.header, *sections))
-        found["requirements.txt"] = "\n".join(self.packages(plan)) + "\n"
+        found["requirements.txt"] = "\n".join(self.pins(plan, source)) + "\n"
         if plan.sharding != "none":
             found["accelerate.yaml"] = yaml.safe_dump(accelerate_config(plan), sort_keys=False)
         trainable = get_method(plan.method).trainable_parameters(model, plan)

@@ -10,13 +10,16 @@ from statistics import median
 from pydantic import ConfigDict, Field, ValidationError
 
 from advisor.launch.folder import size
+from advisor.retention import judge_retention
 from profiles.record import Record
+from profiles.retention import Retention
 
 RECENT = 20  # steps that speed and time left are taken from
 
 
 class Event(Record):
     """One line. `seconds` and `tokens` are of the `steps` since the last logged one; memory in bytes, peaks so far.
+    `losses`: of the passages of general text.
 
     A loss can be NaN here: that a run diverges has to be seen.
     """
@@ -29,6 +32,7 @@ class Event(Record):
     max_steps: int | None = None
     steps: int = 1
     loss: float | None = None
+    losses: tuple[float, ...] = ()
     learning_rate: float | None = None
     seconds: float | None = None
     tokens: float | None = None
@@ -75,6 +79,7 @@ class Course:
     max_steps: int | None = None
     losses: list[float] = field(default_factory=list)
     eval_losses: list[tuple[int, float]] = field(default_factory=list)
+    general_losses: list[tuple[float, ...]] = field(default_factory=list)
     steps: list[Event] = field(default_factory=list)
     start: Event | None = None
     end: Event | None = None
@@ -92,6 +97,8 @@ class Course:
             self.steps.append(event)
         elif event.event == "eval" and event.loss is not None:
             self.eval_losses.append((event.step, event.loss))
+        elif event.event == "general":
+            self.general_losses.append(event.losses)
         elif event.event == "end":
             self.end = event
         self.step = max(event.step, self.steps[-1].step if self.steps else 0)
@@ -117,6 +124,12 @@ class Course:
         """Steps to go at the recent pace; evaluations and checkpoints not counted."""
         pace = self.step_seconds
         return None if pace is None or self.max_steps is None else pace * max(self.max_steps - self.step, 0)
+
+    @property
+    def retention(self) -> Retention | None:
+        """General text before the training against after it; None while it lasts, or where none was measured."""
+        found = self.general_losses
+        return judge_retention(found[0], found[-1]) if len(found) > 1 else None
 
     def peak(self, kind: str) -> int | None:
         """Largest 'allocated', 'reserved' or 'process' so far, bytes."""

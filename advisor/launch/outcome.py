@@ -41,16 +41,16 @@ def judge(
         return RunState(status="stopped", message=told, hint=go_on, **fields)
     if status == "out-of-memory" or OUT_OF_MEMORY.search(log):
         return RunState(
-            status="out-of-memory", message=f"out of memory: {_last_error(log)}", hint=OUT_OF_MEMORY_HINT, **fields
+            status="out-of-memory", message=f"out of memory: {last_error(log)}", hint=OUT_OF_MEMORY_HINT, **fields
         )
     if NO_SPACE.search(log) or free < FULL:
         return RunState(
             status="failed",
-            message=f"the disk is full: {_last_error(log)}",
+            message=f"the disk is full: {last_error(log)}",
             hint=f"Free some space; complete checkpoints are kept. {go_on}",
             **fields,
         )
-    if returncode is None and not NAMED_ERROR.search(_last_error(log)):
+    if returncode is None and not NAMED_ERROR.search(last_error(log)):
         return RunState(status="interrupted", message="the run was cut off", hint=go_on, **fields)
     if returncode == -signal.SIGKILL:
         return RunState(
@@ -62,13 +62,13 @@ def judge(
     seen = "" if returncode is None else f" with status {returncode}"
     return RunState(
         status="failed",
-        message=f"train.py ended{seen}: {_last_error(log)}",
+        message=f"train.py ended{seen}: {last_error(log)}",
         hint=f"The whole output is in runs/train.log. {go_on}",
         **fields,
     )
 
 
-def _last_error(log: str) -> str:
+def last_error(log: str) -> str:
     """The last line that names an exception, else the last one that is not blank; shortened."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     named = [line for line in lines if NAMED_ERROR.match(line)]

@@ -12,6 +12,7 @@ from advisor.launch.monitor import sparkline
 from advisor.render.console import make_console
 from advisor.render.page import Page
 from advisor.render.plan import describe_plan
+from advisor.retention import describe_retention
 from advisor.runs import RunSummary, RunView
 from estimators.interval import Interval
 from profiles.units import format_bytes, format_count, format_duration
@@ -53,6 +54,8 @@ def render_run(view: RunView, width: int | None = None) -> Page:
         page.field("", f"no finite number at step {view.diverged_at}")
     if view.eval_losses:
         page.field("Held out", " -> ".join(f"{loss:.4f}" for _, loss in view.eval_losses))
+    if view.retention is not None:
+        page.field("General text", describe_retention(view.retention))
     if view.tokens_per_second is not None:
         beside = _predicted(getattr(forecast, "tokens_per_second", None), format_count)
         page.field("Speed", f"{format_count(view.tokens_per_second)} tokens/s{beside}")

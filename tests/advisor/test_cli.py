@@ -240,7 +240,12 @@ def test_emit_writes_llamafactorys_project_with_rows_that_it_reads(ask, tmp_path
     argv = ["emit", *BASE, "--platform", "llamafactory", "--data", str(data), "-o", str(out)]
     write({"prompt": turns(i)[:1], "completion": turns(i)[1:]} for i in range(40))
     assert ask(*argv)[::2] == (0, "")
-    assert {path.name for path in (out / "data").iterdir()} == {"dataset_info.json", "train.jsonl", "eval.jsonl"}
+    assert {path.name for path in (out / "data").iterdir()} == {
+        "dataset_info.json",
+        "general.jsonl",
+        "train.jsonl",
+        "eval.jsonl",
+    }
     rows = [json.loads(line) for line in (out / "data" / "train.jsonl").read_text().splitlines()]
     assert all(row in [{"messages": turns(i)} for i in range(40)] for row in rows)
     write({"messages": [turns(i)[0], *turns(i)]} for i in range(40))

@@ -375,10 +375,11 @@ def test_a_hostile_name_stays_a_value(name: str) -> None:
 def test_the_project_is_whole_and_its_scripts_import_nothing_of_ours() -> None:
     files = emit(plan(), MODEL, CHATS).files
     assert set(files) == {
-        "train.py", "progress.py", "train.yaml", "data/dataset_info.json", "requirements.txt", "README.md", "plan.json",
+        "train.py", "general.py", "progress.py", "train.yaml", "data/dataset_info.json", "requirements.txt",
+        "README.md", "plan.json",
     }  # fmt: skip
     assert "`train.yaml`" in files["README.md"]
-    for name in ("train.py", "progress.py"):
+    for name in ("train.py", "general.py", "progress.py"):
         for node in ast.walk(ast.parse(files[name])):
             if isinstance(node, ast.ImportFrom):
                 assert (node.module or "").split(".")[0] not in ("advisor", "estimators", "profiles")

@@ -1,12 +1,13 @@
 """`ftadvise emit`: write a run that needs no ftadvise."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from advisor.cli.options import build_request, json_option, request_options
 from advisor.cli.records import build_record, parse_object, read_text
+from advisor.emit.base import Monitor
 from profiles.plan import Plan
 
 if TYPE_CHECKING:
@@ -24,8 +25,28 @@ Examples:
 @click.option("--plan", "plan_path", metavar="FILE|-", help="Write this plan instead of the recommended one.")
 @click.option("-o", "--out", required=True, metavar="DIR", help="A new or empty folder.")
 @click.option("--force", is_flag=True, help="Replace files of the same name in DIR.")
+@click.option(
+    "--general-text",
+    metavar="FILE|none",
+    help="Texts to measure before and after, to see what is forgotten.  [default: 24 passages that come with ftadvise]",
+)
+@click.option(
+    "--monitor",
+    "monitors",
+    type=click.Choice(get_args(Monitor)),
+    multiple=True,
+    help="Report to it as well; runs/metrics.jsonl is always written.",
+)
 @json_option
-def command(plan_path: str | None, out: str, force: bool, as_json: bool, **fields: Any) -> int:
+def command(
+    plan_path: str | None,
+    out: str,
+    force: bool,
+    general_text: str | None,
+    monitors: tuple[Monitor, ...],
+    as_json: bool,
+    **fields: Any,
+) -> int:
     """Write the recommended run into a folder.
 
     Script, settings, requirements and data, with one command to run them; no ftadvise is needed for it.
@@ -48,8 +69,17 @@ def command(plan_path: str | None, out: str, force: bool, as_json: bool, **field
             return 1
         candidate = recommendation.best
     estimate = Estimate(memory=candidate.memory, speed=candidate.speed)
-    rows = {"data": request.data, "replay": request.replay}
-    emission = write_project(candidate.plan, known.model, estimate, Path(out), **rows, force=force)
+    emission = write_project(
+        candidate.plan,
+        known.model,
+        estimate,
+        Path(out),
+        data=request.data,
+        replay=request.replay,
+        general_text=general_text,
+        report_to=tuple(dict.fromkeys(monitors)),
+        force=force,
+    )
     if as_json:
         from advisor.render.envelope import answer_envelope
 

@@ -37,6 +37,7 @@ def run(trainer, progress, checkpoint):
     except AllStepsDone:
         if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
             trainer._load_best_model()
+        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
     except torch.OutOfMemoryError:
         progress.write("end", status="out-of-memory", step=trainer.state.global_step)
         raise

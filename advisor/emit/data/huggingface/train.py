@@ -11,12 +11,15 @@ from pathlib import Path
 import yaml
 
 os.chdir(Path(__file__).resolve().parent)  # every path below is relative to this folder
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL tells the hub of each run otherwise
+os.environ.setdefault("TENSORBOARD_LOGGING_DIR", "runs/tensorboard")
 CONFIG = yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8"))
 if CONFIG["expandable_segments"]:  # torch reads it when it is imported
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 import torch  # noqa: E402
 from accelerate import PartialState  # noqa: E402
+from general import GeneralText  # noqa: E402
 from peft import get_peft_config, prepare_model_for_kbit_training  # noqa: E402
 from precision import DTYPES, choose_precision  # noqa: E402
 from progress import CHECKPOINTS, Progress  # noqa: E402
@@ -103,7 +106,7 @@ def main(resume):
         train_last_layers(model, CONFIG["trained_layers"])
 
     trainer_class, progress = SFTTrainer, Progress()
-    callbacks = [progress]
+    callbacks = [progress, GeneralText(progress)]
     if CONFIG["method"] == "adalora":
         from adalora import AdaLoraTrainer, RankAllocation
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import yaml
 
 os.chdir(Path(__file__).resolve().parent)  # every path below is relative to this folder
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL tells the hub of each run otherwise
+os.environ.setdefault("TENSORBOARD_LOGGING_DIR", "runs/tensorboard")
 ARGUMENTS = yaml.safe_load(Path("train.yaml").read_text(encoding="utf-8"))
 PLAN = json.loads(Path("plan.json").read_text(encoding="utf-8"))["plan"]
 if PLAN["expandable_segments"]:  # torch reads it when it is imported
@@ -20,6 +22,7 @@ if "WORLD_SIZE" not in os.environ:  # one process: LLaMA-Factory refuses to spre
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 
 import torch  # noqa: E402
+from general import GeneralText  # noqa: E402
 from llamafactory.data.template import TEMPLATES  # noqa: E402
 from llamafactory.train.tuner import run_exp  # noqa: E402
 from progress import CHECKPOINTS, Progress, last_checkpoint  # noqa: E402
@@ -102,7 +105,7 @@ def main(resume):
     fit_model()
     run = Run()
     try:
-        run_exp(ARGUMENTS, callbacks=[run])
+        run_exp(ARGUMENTS, callbacks=[run, GeneralText(run)])
     except torch.OutOfMemoryError:
         run.write("end", status="out-of-memory", step=run.logged_step)
         raise

@@ -11,11 +11,15 @@ from pathlib import Path
 import yaml
 
 os.chdir(Path(__file__).resolve().parent)  # every path below is relative to this folder
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL tells the hub of each run otherwise
+os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+os.environ.setdefault("TENSORBOARD_LOGGING_DIR", "runs/tensorboard")
 CONFIG = yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8"))
 # Unsloth turns expandable segments on wherever nothing is set; torch reads it when it is imported
 os.environ.setdefault("PYTORCH_ALLOC_CONF", f"expandable_segments:{CONFIG['expandable_segments']}")
 
 import unsloth  # noqa: E402, F401  comes first: it rewrites transformers, TRL and PEFT as they are imported
+from general import GeneralText  # noqa: E402
 from precision import DTYPES, choose_precision  # noqa: E402
 from progress import CHECKPOINTS, Progress  # noqa: E402
 from rows import load_rows  # noqa: E402
@@ -38,7 +42,7 @@ def main(resume):
     if eval_rows is None:  # nothing held out: nothing to evaluate on
         training.update(eval_strategy="no", eval_on_start=False, load_best_model_at_end=False)
     progress = Progress()
-    callbacks = [progress]
+    callbacks = [progress, GeneralText(progress)]
     if CONFIG["early_stopping_patience"] and eval_rows is not None:
         callbacks.append(EarlyStoppingCallback(CONFIG["early_stopping_patience"]))
     trainer = SFTTrainer(

@@ -1,0 +1,5 @@
+"""Deploy a finished run: merge, GGUF, vLLM, model card."""
+
+from advisor.deploy.write import Deployed, Tools, deploy
+
+__all__ = ["Deployed", "Tools", "deploy"]
