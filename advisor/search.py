@@ -93,7 +93,7 @@ class Search:
         for packing, code, loss, checkpointing in product(
             axes.packings, axes.attentions, axes.loss_kernels, axes.checkpointings
         ):
-            if code == "flash_attention_2" and not packing:
+            if code == "flash_attention_2" and not packing and len(axes.attentions) > 1:
                 continue  # torch's own code runs the same kernel
             yield Body(
                 lora_rank=rank,

@@ -149,16 +149,18 @@ def _search(plan: Plan, facts: Facts, factor: float) -> Iterator[Plan]:
     request = Request(model=plan.model, goal="fast", global_batch_size=examples)
     cell = Cell(plan.platform, plan.method, plan.quantization)
     axes = Axes(
-        offloads=(plan.offload_parameters,),
+        offloads=(plan.offload_optimizer,),
         seq_lens=(plan.seq_len,),
         target_modules=(plan.target_modules,),
         lora_ranks=(plan.lora_rank,),
         optimizers=(plan.optimizer,),
-        shardings=(plan.sharding,),
         n_gpus=(plan.n_gpus,),
+        shardings=(plan.sharding,),
+        offloadings=(plan.sharding,),
         packings=packings(cell, request, facts),
-        checkpointings=checkpointings(cell, facts),
         attentions=(plan.attention,),
+        loss_kernels=(plan.loss_kernel,),
+        checkpointings=checkpointings(cell, facts),
     )
     draft = plan.replace(padding_mask=None) if plan.packing else plan
     search = Search(cell, axes, request, facts, _Corrected(figures_of(draft, facts), factor))
@@ -166,7 +168,7 @@ def _search(plan: Plan, facts: Facts, factor: float) -> Iterator[Plan]:
         for trial in level.trials:
             body, spread, size, accumulation = trial.point
             found = plan_of(draft, body, spread, micro_batch_size=size, accumulation=accumulation)
-            yield found.replace(lora_alpha=plan.lora_alpha, offload_optimizer=plan.offload_optimizer)
+            yield found.replace(lora_alpha=plan.lora_alpha)
 
 
 class _Corrected(NamedTuple):
