@@ -306,7 +306,7 @@ def _assumptions(facts: Facts, best: Candidate | None) -> tuple[str, ...]:
         if best.speed is not None:
             found += best.speed.assumptions
         else:
-            found.append(f"no estimate of the speed: {why_no_speed(facts.hardware, best.plan)}")
+            found.append(f"no estimate of the speed: {why_no_speed(facts.hardware)}")
     return tuple(dict.fromkeys(found))
 
 

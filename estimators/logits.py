@@ -3,7 +3,7 @@
 full: transformers' ForCausalLMLoss (loss/loss_utils.py): logits, an fp32 copy, log_softmax; 14 V bytes a token at the
 peak while the outputs are held, 12 V once they are not. fused: TRL 1.16's LM head (trl/kernels/chunked_logprob.py): one
 tile of 4096 x 32768 logits, an fp32 gradient of the hidden states. chunked: Liger's and Unsloth's, which compute the
-gradient during forward, some rows (Unsloth: or tiles) at a time.
+gradient during forward, some rows (Unsloth: or tiles) at a time. Preference losses that read all logits: preference.py.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from estimators import layer_ops as ops
 from estimators.fused_layer import fused_norm
 from estimators.layer import LayerSetup, input_width
 from estimators.layer_ops import FP32, Scope
-from estimators.regime import Regime
+from estimators.preference import log_probs, odds_ratio
+from estimators.regime import LossPath, Regime
 from estimators.tape import Line, Tape, Tensor
 from estimators.unsloth_loss import SPLIT_COLUMNS, STATISTICS, LossTile, loss_tile
 from profiles.model import Linear, ModelSpec, Norm
@@ -20,6 +21,8 @@ from profiles.model import Linear, ModelSpec, Norm
 INDEX_BYTES = 8
 TRL_TOKEN_TILE = 4096  # trl/kernels/chunked_logprob.py TOKEN_CHUNK_SIZE
 TRL_VOCAB_TILE = 32_768  # trl/trainer/utils.py _CHUNKED_LOGPROB_CHUNK_SIZE
+# Tensors of the logits' size in fp32 that passes without gradient make, of each loss from log probabilities
+LOG_PROBS: dict[LossPath, int] = {"log-probs": 0, "log-probs-dpo": 2, "log-probs-kto": 3}
 TRL_STATISTICS = 7 * FP32  # running max, four sums, max before target, target logit
 
 
@@ -71,6 +74,12 @@ def run_head(
         return _mean(scope, hidden), None
     if regime.loss == "full":
         return _full(scope, model, hidden)
+    if regime.loss in LOG_PROBS:
+        return log_probs(scope, _logits(scope, model, hidden), copies=LOG_PROBS[regime.loss]), None
+    if regime.loss == "odds-ratio":
+        return odds_ratio(scope, _logits(scope, model, hidden)), None
+    if regime.loss == "value":
+        return _value(scope, model, hidden), None
     if regime.loss == "fused":
         return _fused(scope, model, hidden, tokens), None
     if regime.fused_kernels:
@@ -113,13 +122,16 @@ def _mean(scope: Scope, hidden: Tensor) -> Tensor:
     return out
 
 
-def _full(scope: Scope, model: ModelSpec, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-    tape, regime = scope.tape, scope.regime
+def _logits(scope: Scope, model: ModelSpec, hidden: Tensor) -> Tensor:
     assert model.head is not None
     logits = ops.base_linear(scope, hidden, model.head)
-    tape.drop(hidden)
-    if model.final_logit_softcap:
-        logits = _softcap(scope, logits)
+    scope.tape.drop(hidden)
+    return _softcap(scope, logits) if model.final_logit_softcap else logits
+
+
+def _full(scope: Scope, model: ModelSpec, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+    tape, regime = scope.tape, scope.regime
+    logits = _logits(scope, model, hidden)
     upcast = tape.cast(logits, FP32)
     log_probs = tape.op(upcast, width=upcast.width, itemsize=FP32)
     tape.save_output(log_probs)
@@ -146,6 +158,17 @@ def _softcap(scope: Scope, logits: Tensor) -> Tensor:
     out = tape.op(capped, width=capped.width, itemsize=capped.itemsize)
     tape.drop(capped)
     return out
+
+
+def _value(scope: Scope, model: ModelSpec, hidden: Tensor) -> Tensor:
+    """LLaMA-Factory's reward model (TRL 0.24 AutoModelForCausalLMWithValueHead): logits in fp32 that nobody reads, and
+    a number a token."""
+    tape = scope.tape
+    logits = _logits(scope, model, tape.hold(hidden))
+    tape.drop(tape.cast(logits, FP32), logits)
+    value = tape.op(hidden, width=1.0, itemsize=FP32, saved=[hidden.buffer])
+    tape.drop(hidden)
+    return value
 
 
 def _fused(scope: Scope, model: ModelSpec, hidden: Tensor, tokens: int) -> Tensor:

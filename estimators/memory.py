@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from estimators.answer import Component, ComponentName, MemoryEstimate, Phase, PhaseName
 from estimators.attention_ops import FLASH_ROW_BLOCK
+from estimators.generation import generation_parts
 from estimators.layer import LayerProfile, LayerSetup, profile_layer, stream_itemsize
 from estimators.layer_ops import FP32
 from estimators.logits import TRL_TOKEN_TILE, HeadProfile, liger_rows, profile_head, unsloth_tile
@@ -22,6 +23,13 @@ from estimators.regime import Regime, has_mask, resolve_regime
 from estimators.setup import keeps_gradients, layer_runs, layer_setup, own_regime
 from estimators.standing import standing_bytes, tensor_itemsize
 from estimators.tape import Line
+from estimators.tasks import (
+    completion_tokens,
+    holds_reference,
+    passes_without_gradient,
+    sequences_per_example,
+    task_model,
+)
 from profiles.errors import UnsupportedError
 from profiles.gpu import GpuSpec, Hardware
 from profiles.model import Block, ModelSpec
@@ -49,7 +57,7 @@ def estimate_memory(plan: Plan, model: ModelSpec, hardware: Hardware) -> MemoryE
         InvalidInputError: target_modules names a module that the model does not have.
     """
     memory = memory_model(plan, model, hardware.gpu)
-    phases = memory.phases(plan.micro_batch_size)
+    phases = memory.phases(plan.micro_batch_size, plan.gradient_accumulation_steps)
     totals = [_total(parts) for _, parts in phases]
     highest = max(totals)
     dynamic = [sum(n_bytes for name, n_bytes in parts if name in COMES_AND_GOES) for _, parts in phases]
@@ -80,8 +88,11 @@ class MemoryModel:
         reason = method.refusal(model, plan)
         if reason is not None:
             raise UnsupportedError(reason)
+        model = task_model(plan, model)
         self.trainable_parameters = method.trainable_parameters(model, plan)
         self.model = model = method.extended(model, plan)
+        self._sequences, self._samples = sequences_per_example(plan), plan.task == "grpo"
+        self._prompt = plan.seq_len - completion_tokens(plan)
         self.method = method
         regime = resolve_regime(plan, model, gpu)
         self.seq_len = plan.seq_len + (plan.num_virtual_tokens if method.adds_tokens else 0)
@@ -111,13 +122,16 @@ class MemoryModel:
         indexed = self.regime.fused_layers and plan.packing  # Unsloth then makes the tables of every position
         self._positions = max(model.max_position_embeddings, self.seq_len) if indexed else self.seq_len
         copies = _autocast_copies(model, method, self.regime, plan)
+        # A reference that is loaded in fp32 has its own half copies until its forward ends
+        self._reference_copies = copies if holds_reference(plan) and plan.quantization == "fp32" else 0.0
         encoder = method.has_encoder(plan)
         self._encoder_copies = copies if encoder else 0.0  # backward reaches the encoder last
         self._cast_copies = copies if self.regime.checkpointing and not encoder else 0.0
 
-    def phases(self, micro_batch_size: int) -> list[tuple[PhaseName, Parts]]:
-        """Every phase's components in bytes, for micro-batches of this size."""
-        tokens = micro_batch_size * self.seq_len
+    def phases(self, micro_batch_size: int, accumulation: int) -> list[tuple[PhaseName, Parts]]:
+        """Every phase's components in bytes, for micro-batches of this size; `accumulation` of them are sampled at once
+        where the task samples."""
+        tokens = micro_batch_size * self._sequences * self.seq_len
         standing, regime, model = self.standing, self.regime, self.model
         head = self._head(tokens)
         held = head.held * tokens + self._held_penalty
@@ -152,7 +166,9 @@ class MemoryModel:
         kept = saved + self._last_graph * tokens
         saved -= tokens * sum(count * p.let_go for count, p in self._layers)
         forward = max(
-            self._last_forward([*fixed, ("gathered", whole.forward)], found, kept, tokens, held),
+            self._last_forward(
+                [*fixed, ("gathered", whole.forward), ("other", self._reference_copies)], found, kept, tokens, held
+            ),
             [*fixed, ("gathered", whole.start), ("gradients", found), ("logits", held)],
             key=_total,
         )
@@ -167,6 +183,8 @@ class MemoryModel:
         if self.method.trains_base:
             backward = [*fixed, ("gathered", whole.embedding)]
             phases.append(("embedding_backward", self._embedding_backward(backward, tokens, held)))
+        if self._samples:
+            phases.insert(1, ("sampling", [*fixed, *self._sampling(micro_batch_size * accumulation)]))
         last: Parts = [
             ("gathered", whole.step),
             ("gradients", standing.gradients),
@@ -176,6 +194,14 @@ class MemoryModel:
         ]
         phases.append(("optimizer_step", [*fixed, *last]))
         return phases
+
+    def _sampling(self, rows: int) -> Parts:
+        """Layers run without gradients: the upper bound is a forward pass that saves nothing beyond itself."""
+        tokens = rows * self._prompt
+        prefill = max((_at(p.forward, tokens) for _, p in self._layers if p.forward), default=0.0)
+        return generation_parts(
+            self.model, self.regime, sequences=rows, prompt=self._prompt, length=self.seq_len, prefill=prefill
+        )
 
     def _head(self, tokens: int) -> HeadProfile:
         """The head's profile differs only in whether TRL's tile of rows is full, in Unsloth's tile and Liger's rows."""
@@ -371,6 +397,15 @@ def _assumptions(plan: Plan, model: ModelSpec, regime: Regime, hardware: Hardwar
         f"every micro-batch may be {plan.micro_batch_size} x {plan.seq_len} tokens: the longest decides",
         f"attention runs in the {regime.kernel} kernel, {mask} a padding mask",
     ]
+    if sequences_per_example(plan) > 1:
+        said.append(f"an example becomes {sequences_per_example(plan)} sequences: the chosen and the rejected one")
+    if passes_without_gradient(plan):
+        where = "a second model on the card" if holds_reference(plan) else "the same model without its adapter"
+        said.append(f"the reference policy is {where}")
+    if plan.task == "grpo":
+        said.append(
+            f"completions of {completion_tokens(plan)} tokens are sampled by transformers' generate, without vLLM"
+        )
     if regime.fused_kernels:
         said.append("Unsloth's kernels are modelled from their source, not run")
         if not regime.fused_layers:

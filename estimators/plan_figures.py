@@ -11,6 +11,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from estimators.efficiency import Rates, rates_of
+from estimators.generation import generation_seconds
 from estimators.interval import Interval
 from estimators.margins import allocated_interval, reserved_interval
 from estimators.memory import COMES_AND_GOES, MemoryModel, estimate_memory
@@ -19,6 +20,7 @@ from estimators.overhead import device_interval, workspace_bytes
 from estimators.regime import Regime, resolve_regime
 from estimators.standing import Standing, standing_bytes
 from estimators.step_time import communication_seconds, micro_batch, offload_seconds, optimizer_items, overlapped
+from estimators.tasks import task_model
 from estimators.throughput import (
     as_card,
     batch_shape,
@@ -128,11 +130,12 @@ class PlanFigures:
         calibration: "Calibration | None" = None,
         lengths: LengthDistribution | None = None,
     ) -> None:
-        self.draft, self.model, self.hardware, self.lengths = draft, model, hardware, lengths
+        self.draft, self.hardware, self.lengths = draft, hardware, lengths
+        self.model = task_model(draft, model)
         self.method = _remembering(get_method(draft.method))
         self.context = device_interval(NOTHING, hardware.gpu).high
         self._constants = calibrated_constants(calibration)
-        known = not why_no_speed(hardware, draft)
+        known = not why_no_speed(hardware)
         self._cards = (candidate_cards(hardware) or (hardware.gpu,)) if known else ()
         self._memories: dict[Hashable, MemoryModel] = {}
         self._standing: dict[Hashable, Standing] = {}
@@ -140,6 +143,7 @@ class PlanFigures:
         self._micro: dict[Hashable, tuple[Batch, MicroBatch]] = {}
         self._busy: dict[Hashable, tuple[Batch, float]] = {}
         self._rates: dict[Hashable, Rates | None] = {}
+        self._sampled: dict[Hashable, float] = {}
         self._regimes: dict[Hashable, Regime] = {}
         self._tokens: dict[Hashable, float] = {}
 
@@ -198,6 +202,19 @@ class PlanFigures:
             plan = plan_of(self.draft, body, spread, micro_batch_size=micro_batch_size, accumulation=1)
             batch, micro = self._micro_batch(body, plan, clock)
             found = self._busy[key] = batch, busy_seconds(plan, micro, clock.rates)[1]
+        return found
+
+    def sampling(self, body: Body, spread: Spread, clock: "_Clock", rows: int) -> float:
+        """Seconds that GRPO takes on one card to sample `rows` completions; nothing for other tasks."""
+        if self.draft.task != "grpo":
+            return 0.0
+        key = body.seq_len, rows, clock.gpu.id, clock.regime
+        found = self._sampled.get(key)
+        if found is None:
+            plan = plan_of(self.draft, body, spread, micro_batch_size=rows, accumulation=1)
+            found = self._sampled[key] = generation_seconds(
+                plan, self.model, self.method, clock.regime, clock.rates, sequences=rows
+            )
         return found
 
     def _micro_batch(self, body: Body, plan: Plan, clock: "_Clock") -> tuple[Batch, MicroBatch]:
@@ -306,7 +323,7 @@ class _FastPair(_Drafted):
             known = self._memory[key] = memory, slack, allocated_interval(1.0, plan).high
         memory, slack, margin = known
         highest = 0.0
-        for _, parts in memory.phases(micro_batch_size):
+        for _, parts in memory.phases(micro_batch_size, accumulation):
             total = dynamic = 0.0
             for name, n_bytes in parts:
                 total += n_bytes
@@ -331,7 +348,8 @@ class _FastPair(_Drafted):
                 plan = self.plan(micro_batch_size, accumulation)
                 offload, _ = offload_seconds(plan, figures.model, clock.regime, rates, batch)
                 once += overlapped(busy, offload, rates.overlap)
-            found.append(once * accumulation + clock.per_step + clock.optimizer)
+            sampling = figures.sampling(body, spread, clock, micro_batch_size * accumulation)
+            found.append(once * accumulation + sampling + clock.per_step + clock.optimizer)
         if not found:
             return None
         found.sort()

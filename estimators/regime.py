@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from estimators.methods import get_method
+from estimators.tasks import sequences
 from profiles.gpu import GpuSpec
 from profiles.model import ModelSpec
-from profiles.plan import FOUR_BIT, QUANTIZED, FloatType, LossKernel, Plan
+from profiles.plan import FOUR_BIT, QUANTIZED, FloatType, LossKernel, Plan, Task
 from profiles.scheme import DTYPE_BYTES
 from profiles.units import GIB
 
+# Beside the plan's kernels: LLaMA-Factory's preference losses and value head, TRL's ORPO, over all logits
+LossPath = LossKernel | Literal["log-probs", "log-probs-dpo", "log-probs-kto", "odds-ratio", "value"]
 Kernel = Literal["flash", "efficient", "math", "eager"]
 
 # Model types whose transformers 5.23 classes say `_supports_sdpa = False`: attention is written out in Python. Gemma 2
@@ -28,6 +31,9 @@ UNSLOTH_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "ge
 # unsloth_zoo 2026.10.9 fused_losses/fused_linear.py _flash_min_rows_auto: from how many tokens the loss goes over
 # tiles of the vocabulary; at once on cards of up to 24.5 GiB, never before compute capability 8.0
 UNSLOTH_TILED_ROWS = 4096
+LLAMAFACTORY_LOSSES: dict[Task, LossPath] = {
+    "dpo": "log-probs-dpo", "orpo": "log-probs", "kto": "log-probs-kto", "reward": "value",
+}  # fmt: skip
 UNSLOTH_SMALL_CARD = 24.5 * GIB
 NEVER = 2**62
 
@@ -59,7 +65,7 @@ class Regime:
     masked: bool
     several: bool
     grouped: bool
-    loss: LossKernel
+    loss: LossPath
     keep_outputs: bool
     outputs_to_fp32: bool
     checkpointing: bool
@@ -124,7 +130,7 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         kernel=attention_kernel(plan, model, gpu, in_half=in_half, masked=masked),
         windowed=attention_kernel(plan, model, gpu, in_half=in_half, masked=True),
         masked=masked,
-        several=plan.micro_batch_size > 1,
+        several=sequences(plan) > 1,
         grouped=(gpu.compute_capability or FLASH_MIN_CAPABILITY) >= GROUPED_MIN_CAPABILITY,
         loss=_loss_kernel(plan, model),
         keep_outputs=bool(plan.keep_outputs),
@@ -169,25 +175,32 @@ def _adapter_bytes(plan: Plan, compute: int) -> int:
     return 4
 
 
-def _loss_kernel(plan: Plan, model: ModelSpec) -> LossKernel:
-    """TRL: fused LM head, no full logits; LLaMA-Factory: the model's own loss; Unsloth: chunked cross-entropy.
+def _loss_kernel(plan: Plan, model: ModelSpec) -> LossPath:
+    """TRL: fused LM head, no full logits (but ORPO's); LLaMA-Factory: the model's own loss, or log probabilities of all
+    logits; Unsloth: chunked cross-entropy.
 
     What is no causal language model has only its own loss.
     """
-    if model.kind != "causal-lm" or plan.task in ("classification", "reward"):
+    if model.kind != "causal-lm" or plan.task == "classification":
         return "full"
+    if plan.platform == "llamafactory" and plan.task in LLAMAFACTORY_LOSSES:
+        return LLAMAFACTORY_LOSSES[plan.task]
+    if plan.task == "reward":
+        return "full"
+    if plan.task == "orpo":
+        return "odds-ratio"
     if plan.loss_kernel is not None:
         return plan.loss_kernel
     if plan.platform == "llamafactory":
         return "full"
-    return "chunked" if plan.platform == "unsloth" else "fused"
+    return "chunked" if plan.platform == "unsloth" and plan.task in ("sft", "pretrain") else "fused"
 
 
 def has_mask(plan: Plan) -> bool:
     """Sequences of unequal length carry a padding mask unless they are alone or packed; real data is unequal."""
     if plan.padding_mask is not None:
         return plan.padding_mask
-    return plan.micro_batch_size > 1 and not plan.packing
+    return sequences(plan) > 1 and not plan.packing
 
 
 def attention_kernel(plan: Plan, model: ModelSpec, gpu: GpuSpec, *, in_half: bool, masked: bool) -> Kernel:

@@ -1,15 +1,16 @@
 """What lies on one card whatever the batch: weights, gradients, optimizer states, workspaces, sharded or not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from estimators.methods import Method, TrainedTensors
 from estimators.regime import Regime
 from estimators.sharding import Whole, shares
+from estimators.tasks import holds_reference
 from estimators.weights import base_weight_bytes, largest_load_bytes
 from profiles.catalog import get_optimizer
 from profiles.model import ModelSpec
 from profiles.plan import Plan
-from profiles.scheme import OptimizerSpec
+from profiles.scheme import DTYPE_BYTES, OptimizerSpec
 
 FP32_BYTES = 4
 
@@ -71,7 +72,9 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
     on_card = 0.0 if plan.offload_parameters else 1.0 / split.weights
     temporary = trained.temporary * wider / split.gradients
     return Standing(
-        base=(base - split.unsharded) * on_card + split.unsharded,
+        base=(base - split.unsharded) * on_card
+        + split.unsharded
+        + reference_bytes(plan, model, regime) / split.weights,
         adapters=adapters * on_card,
         gradients=own_gradients,
         accumulated=own_gradients if split.accumulated is None else split.accumulated,
@@ -83,6 +86,14 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
         checkpoints=split.checkpoints,
         whole=split.whole,
     )
+
+
+def reference_bytes(plan: Plan, model: ModelSpec, regime: Regime) -> float:
+    """The second model of a task with a reference policy, as it is stored; nothing where an adapter is switched off."""
+    if not holds_reference(plan):
+        return 0.0
+    stored = regime if regime.quantized else replace(regime, base=DTYPE_BYTES[plan.quantization])
+    return base_weight_bytes(model, stored)
 
 
 def _gradients_leave(plan: Plan) -> bool:

@@ -22,7 +22,8 @@ from estimators.flops import (
     layer_runs,
 )
 from estimators.methods import Method
-from estimators.regime import Regime
+from estimators.regime import LossPath, Regime
+from estimators.tasks import passes_without_gradient, task_model
 from estimators.work import BACKWARD_ELEMENTWISE, FP32, Batch, MicroBatch, stream_bytes
 from profiles.model import Block, Linear, ModelSpec, Norm
 from profiles.plan import Plan
@@ -39,19 +40,20 @@ ROTARY_LAUNCHES = 10
 ATTENTION_LAUNCHES = 5
 EXPERT_LAUNCHES = 6
 
-# Bytes per logit, forward and backward (memory traffic, not memory held)
-LOSS_BYTES = {"full": 30.0, "chunked": 18.0, "fused": 12.0}
+# Bytes per logit, forward and backward (memory traffic, not memory held); other losses over all logits as the full one
+LOSS_BYTES: dict[LossPath, float] = {"full": 30.0, "chunked": 18.0, "fused": 12.0}
 # eager attention, bytes a score by its size: matmul out, scale, mask, fp32 softmax (and back to half), matmul in
 SCORE_BYTES = {2: 24.0, 4: 36.0}
 
-SCALAR_TASKS = ("classification", "reward")  # a score or a few classes in place of the vocabulary
+FORWARD = Passes(1, 0, 0, 0)
 FOREACH_PASSES = 3.0  # foreach AdamW: about 21 tensor passes where the fused kernel makes 7
 STATE_TRAFFIC = 2  # states are read and written
 
 
 def micro_batch(plan: Plan, model: ModelSpec, method: Method, regime: Regime, rates: Rates, batch: Batch) -> MicroBatch:
-    """All work of one forward and backward pass."""
+    """All work of one forward and backward pass, and of the passes without gradient that the task has beside it."""
     out = MicroBatch()
+    model = task_model(plan, model)
     ranks = {x.linear.name: x.rank for x in method.adapted(model, plan)}
     kind, tokens = method.adapter(plan), batch.tokens
     for layers, block, passes in layer_runs(method, model, plan, checkpointing=regime.checkpointing):
@@ -69,10 +71,27 @@ def micro_batch(plan: Plan, model: ModelSpec, method: Method, regime: Regime, ra
         _elementwise(out, block, layers, passes, regime, rates, tokens)
         out.launches += layers * _layer_launches(block, regime) * passes.walks
         out.layer_passes += layers * passes.walks
-    if plan.task not in SCALAR_TASKS:
-        _head(out, model, method, regime, rates, tokens)
+    _head(out, model, regime, rates, tokens, passes=3 if method.trains_base else 2)
     if method.trains_base:
         _embedding_gradient(out, model, regime, rates)
+    for _ in range(passes_without_gradient(plan)):
+        out.include(forward_pass(plan, model, method, regime, rates, batch))
+    return out
+
+
+def forward_pass(
+    plan: Plan, model: ModelSpec, method: Method, regime: Regime, rates: Rates, batch: Batch
+) -> MicroBatch:
+    """All work of one forward pass without gradients through the base model."""
+    out, tokens = MicroBatch(), batch.tokens
+    for layers, block, _ in layer_runs(method, model, plan, checkpointing=False):
+        for linear in block.linears:
+            _matmul(out, linear, layers, FORWARD, regime, rates, tokens)
+        _attention(out, block, layers, FORWARD, regime, rates, batch)
+        _elementwise(out, block, layers, FORWARD, regime, rates, tokens)
+        out.launches += layers * _layer_launches(block, regime)
+        out.layer_passes += layers
+    _head(out, model, regime, rates, tokens, passes=1)
     return out
 
 
@@ -192,8 +211,8 @@ def _layer_launches(block: Block, regime: Regime) -> float:
     return norms + rotary + linears + attention + activation + 2 + experts + casts
 
 
-def _head(out: MicroBatch, model: ModelSpec, method: Method, regime: Regime, rates: Rates, tokens: float) -> None:
-    """Final product and loss; never recomputed. Its weight's gradient only where the base is trained."""
+def _head(out: MicroBatch, model: ModelSpec, regime: Regime, rates: Rates, tokens: float, *, passes: int) -> None:
+    """Final product and loss; never recomputed. `passes`: 1 forward, 2 back to the input, 3 to the weight, too."""
     if model.head is None:
         return
     n_in, n_out = model.head.in_features, model.head.out_features
@@ -201,9 +220,10 @@ def _head(out: MicroBatch, model: ModelSpec, method: Method, regime: Regime, rat
     if stream_bytes(regime) == FP32:
         once *= rates.matmul / rates.matmul_fp32
     once *= rates.head
-    n = (3 if method.trains_base else 2) + (regime.loss == "fused")  # TRL's makes the logits again in the backward
+    backward = passes > 1
+    n = passes + (backward and regime.loss == "fused")  # TRL's makes the logits again in the backward
     out.of("head").add(flops=2.0 * tokens * head_weights(model) * n, seconds=once * n)
-    n_bytes = tokens * n_out * LOSS_BYTES[regime.loss]
+    n_bytes = tokens * n_out * LOSS_BYTES.get(regime.loss, LOSS_BYTES["full"]) / (1 if backward else 2)
     out.of("loss").add(n_bytes=n_bytes, seconds=n_bytes / rates.bandwidth * rates.loss)
     out.launches += 12
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from estimators.answer import SpeedEstimate, WorkItem
 from estimators.efficiency import Rates, default_constants, rates_of, smooth_max
 from estimators.flops import model_flops_per_token
+from estimators.generation import generation_seconds
 from estimators.interval import Interval
 from estimators.methods import Method, get_method
 from estimators.regime import Regime, resolve_regime
@@ -24,6 +25,7 @@ from estimators.step_time import (
     optimizer_items,
     overlapped,
 )
+from estimators.tasks import completion_tokens, sequences
 from estimators.work import Batch, MicroBatch
 from profiles.catalog import find_gpu, get_optimizer
 from profiles.dataset import LengthDistribution
@@ -35,8 +37,7 @@ if TYPE_CHECKING:
     from profiles.calibration import Calibration
 
 SPREAD = 0.6  # standard deviation over mean of example lengths where the data is not known
-PAIRED_TASKS = {"dpo": 2, "orpo": 2, "reward": 2, "kto": 2}  # sequences that an example becomes
-REFERENCE_TASKS = ("dpo", "kto")  # a forward pass of the reference policy beside each
+SAMPLING_MARGIN = 0.9  # margin of the logarithm of GRPO's step, 90 %: no published run was found to check its sampling
 CPU_CORES = 4  # where the record does not say
 GATHERING = ("fsdp2", "zero3")  # hooks around every layer gather and free its weights
 TIME_FACTOR = "step_time_factor"
@@ -52,10 +53,8 @@ class Step:
     real_tokens: float  # an optimizer step, all cards
 
 
-def why_no_speed(hardware: Hardware, plan: Plan | None = None) -> str:
+def why_no_speed(hardware: Hardware) -> str:
     """Why `estimate_speed` gives None; empty where it gives a figure."""
-    if plan is not None and plan.task == "grpo":
-        return "GRPO generates its own samples, and the time of that is not modelled"
     gpu = hardware.gpu
     if gpu.vendor == "CPU" or candidate_cards(hardware):
         return ""
@@ -82,7 +81,7 @@ def estimate_speed(
     Raises:
         UnknownNameError: the plan's method or optimizer does not exist.
     """
-    if why_no_speed(hardware, plan):
+    if why_no_speed(hardware):
         return None
     constants = calibrated_constants(calibration)
     cards = candidate_cards(hardware) or (hardware.gpu,)
@@ -151,7 +150,6 @@ def expected_step(
     batch = batch_shape(plan, method, lengths)
     n = plan.gradient_accumulation_steps
     micro = micro_batch(plan, model, method, regime, rates, batch)
-    scale = _reference_share(plan)
     gpu, busy = busy_seconds(plan, micro, rates)
     per_micro, per_step, traffic = communication_seconds(plan, model, method, regime, rates)
     offload, offloaded = offload_seconds(plan, model, regime, rates, batch)
@@ -162,7 +160,7 @@ def expected_step(
             name=name,
             flops=w.flops * n,
             n_bytes=w.n_bytes * n,
-            seconds=w.seconds * n * scale * rates.step_time_factor,
+            seconds=w.seconds * n * rates.step_time_factor,
             bound="compute" if w.flops / rates.matmul > w.n_bytes / rates.matmul_bandwidth else "memory",
         )
         for name, w in micro.work.items()
@@ -172,6 +170,9 @@ def expected_step(
         items.append(WorkItem(name="communication", n_bytes=traffic, seconds=exposed * n + per_step, bound="link"))
     if offloaded:
         items.append(WorkItem(name="offload", n_bytes=offloaded * n, seconds=unloading * n, bound="link"))
+    if plan.task == "grpo":
+        seconds = generation_seconds(plan, model, method, regime, rates, sequences=plan.micro_batch_size * n)
+        items.append(WorkItem(name="sampling", seconds=seconds, bound="memory"))
     items += optimizer_items(plan, model, method, regime, rates, get_optimizer(plan.optimizer))
     return Step(
         seconds=sum(item.seconds for item in items),
@@ -183,9 +184,8 @@ def expected_step(
 
 def busy_seconds(plan: Plan, micro: MicroBatch, rates: Rates) -> tuple[float, float]:
     """Seconds of a micro-batch: the GPU's own, and with what the host adds where it cannot keep up."""
-    scale = _reference_share(plan)
-    gpu = micro.seconds * scale * rates.step_time_factor
-    host = micro.launches * rates.launch * scale
+    gpu = micro.seconds * rates.step_time_factor
+    host = micro.launches * rates.launch
     if plan.sharding in GATHERING:
         host += micro.layer_passes * rates.sharded_layer
     return gpu, smooth_max(gpu, host, rates.host_norm)
@@ -193,14 +193,14 @@ def busy_seconds(plan: Plan, micro: MicroBatch, rates: Rates) -> tuple[float, fl
 
 def batch_shape(plan: Plan, method: Method, lengths: LengthDistribution | None = None) -> Batch:
     """What a micro-batch computes: padded to its longest sequence, or rows filled to seq_len by packing."""
-    sequences = plan.micro_batch_size * PAIRED_TASKS.get(plan.task, 1)
+    rows = sequences(plan)
     virtual = plan.num_virtual_tokens if method.adds_tokens else 0
     if plan.packing:
         mean = lengths.mean_len(plan.seq_len) if lengths else plan.mean_len
-        return Batch(sequences=sequences, length=plan.seq_len, attended=min(mean or plan.seq_len, plan.seq_len))
-    length = padded_length(plan, sequences, lengths) + virtual
+        return Batch(sequences=rows, length=plan.seq_len, attended=min(mean or plan.seq_len, plan.seq_len))
+    length = padded_length(plan, rows, lengths) + virtual
     keys = plan.num_virtual_tokens if method.adds_keys else 0
-    return Batch(sequences=sequences, length=length, attended=length, extra_keys=keys)
+    return Batch(sequences=rows, length=length, attended=length, extra_keys=keys)
 
 
 def padded_length(plan: Plan, sequences: int, lengths: LengthDistribution | None = None) -> float:
@@ -219,18 +219,12 @@ def padded_length(plan: Plan, sequences: int, lengths: LengthDistribution | None
 
 def real_tokens(plan: Plan, lengths: LengthDistribution | None = None) -> float:
     """Real tokens of a micro-batch on one card: padding and virtual tokens left out."""
-    sequences = plan.micro_batch_size * PAIRED_TASKS.get(plan.task, 1)
+    rows = sequences(plan)
     if plan.packing:
         filled = lengths.packing_efficiency(plan.seq_len) if lengths else 1.0
-        return sequences * plan.seq_len * filled
+        return rows * plan.seq_len * filled
     mean = lengths.mean_len(plan.seq_len) if lengths else plan.mean_len
-    return sequences * min(mean or plan.seq_len, plan.seq_len)
-
-
-def _reference_share(plan: Plan) -> float:
-    """A reference policy's forward pass beside forward and backward (and recomputation)."""
-    passes = 3 + (plan.gradient_checkpointing != "none")
-    return 1 + (1 / passes if plan.task in REFERENCE_TASKS else 0)
+    return rows * min(mean or plan.seq_len, plan.seq_len)
 
 
 def candidate_cards(hardware: Hardware) -> tuple[GpuSpec, ...]:
@@ -260,12 +254,13 @@ def margins(
     plan: Plan, hardware: Hardware, calibration: Calibration | None, constants: Mapping[str, float]
 ) -> tuple[float, float]:
     """Margins of the logarithm below and above, for 90 %: those of the leave-one-source-out errors, or the residual."""
+    more = SAMPLING_MARGIN if plan.task == "grpo" else 0.0
     if calibration is not None and TIME_FACTOR in calibration.constants:
-        residual = calibration.constants[TIME_FACTOR].residual
+        residual = calibration.constants[TIME_FACTOR].residual + more
         return residual, residual
     if hardware.gpu.vendor == "CPU":
-        return constants["cpu_margin"], constants["cpu_margin"]
-    more = constants["int8_margin"] if plan.quantization == "int8" else 0.0
+        return constants["cpu_margin"] + more, constants["cpu_margin"] + more
+    more += constants["int8_margin"] if plan.quantization == "int8" else 0.0
     return constants["margin_below"] + more, constants["margin_above"] + more
 
 
@@ -299,6 +294,9 @@ def _assumptions(
     if hardware.gpu.vendor == "CPU" and calibration is None:
         notes.append("a CPU's speed is a rough guess from its cores; `ftadvise calibrate --device cpu` measures it")
     padding = 1 - step.real_tokens / (step.computed_tokens * plan.gradient_accumulation_steps * plan.n_gpus)
+    if plan.task == "grpo":
+        new = completion_tokens(plan)
+        notes.append(f"sampling by transformers' generate, each completion {new} tokens long; not checked against runs")
     if plan.mean_len is None and not plan.packing:
         notes.append(f"every sequence is taken to be {plan.seq_len} tokens long")
     elif padding > 0.02:

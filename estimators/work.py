@@ -50,6 +50,13 @@ class MicroBatch:
         """The sum of that kind, made when first asked for."""
         return self.work.setdefault(kind, Work())
 
+    def include(self, other: "MicroBatch") -> None:
+        """Add all work of another."""
+        for kind, work in other.work.items():
+            self.of(kind).add(flops=work.flops, n_bytes=work.n_bytes, seconds=work.seconds)
+        self.launches += other.launches
+        self.layer_passes += other.layer_passes
+
     @property
     def seconds(self) -> float:
         """GPU seconds of all kinds."""

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,11 @@ from estimators.simulate.job import Job
 from estimators.simulate.load import DEVICE, layer_index, load
 from estimators.simulate.tracker import Tracker
 from estimators.simulate.unsloth import patch_unsloth
+from estimators.tasks import SCALAR_TASKS, holds_reference
 from profiles.errors import InvalidModelError, UnsupportedError
 from profiles.model import ModelSpec
 from profiles.plan import QUANTIZED, Plan
+from profiles.scheme import DTYPE_BYTES
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -27,12 +29,13 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 @dataclass(frozen=True)
 class Built:
     """A model ready to train. `layers` is the dotted name of its list of layers in the unwrapped model; `buffers` are
-    held as long as it."""
+    held as long as it; `reference`, the second model of a task that has one."""
 
     model: Any
     parameters: tuple[torch.nn.Parameter, ...]
     layers: str
     buffers: tuple[torch.Tensor, ...] = ()
+    reference: Any = None
 
     def trainable(self, num_layers: int) -> int:
         """Trainable elements if the model had `num_layers` layers like its last one."""
@@ -81,7 +84,28 @@ def build(job: Job, regime: Regime, tracker: Tracker, *, num_layers: int) -> Bui
         patch_unsloth(model, plan, spec, regime)
     _mark_layers(model, layers, tracker)
     buffers = allocate_buckets(model, layers, tracker) if plan.sharding == "ddp" else []
-    return Built(model, trained, layers, tuple(buffers))
+    reference = _reference(plan, spec, regime, tracker, num_layers) if holds_reference(plan) else None
+    return Built(model, trained, layers, tuple(buffers), reference)
+
+
+def _reference(plan: Plan, spec: ModelSpec, regime: Regime, tracker: Tracker, num_layers: int) -> Any:
+    """The model once more, as it is stored, to be run without gradients."""
+    size = DTYPE_BYTES.get(plan.quantization, regime.base)
+    model = empty_model(plan, spec, replace(regime, base=size, trained=size), num_layers=num_layers)
+    layers = find_layers(model)
+    load(
+        model,
+        tracker,
+        quantization=plan.quantization,
+        compute_dtype=DTYPES[regime.compute_dtype],
+        layers=layers,
+        num_layers=spec.num_hidden_layers,
+        moved=False,
+        device=DEVICE,
+        storage=torch.uint8,
+    )
+    _name_parameters(model, plan, layers, tracker)
+    return model.eval()
 
 
 def empty_model(plan: Plan, spec: ModelSpec, regime: Regime, *, num_layers: int) -> Any:
@@ -101,7 +125,7 @@ def empty_model(plan: Plan, spec: ModelSpec, regime: Regime, *, num_layers: int)
             "encoder": transformers.AutoModelForMaskedLM,
             "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
         }.get(spec.kind, transformers.AutoModelForCausalLM)
-        if plan.task in ("classification", "reward"):
+        if plan.task in SCALAR_TASKS:
             family = transformers.AutoModelForSequenceClassification
             config.pad_token_id = config.pad_token_id or 0
         size = (

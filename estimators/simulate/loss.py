@@ -23,7 +23,7 @@ def loss_function(
     if kind == "fused":
         return _fused(model, tracker)
     if kind == "chunked" and unsloth_tiled_from is not None:
-        return lambda batch: (None, unsloth_loss(_base(model), batch, tiled_from=unsloth_tiled_from))
+        return lambda batch: (None, unsloth_loss(base_model(model), batch, tiled_from=unsloth_tiled_from))
     if kind == "chunked":
         return lambda batch: (None, _chunked(model, batch))
 
@@ -38,12 +38,13 @@ def loss_function(
     return full
 
 
-def _base(model: Any) -> Any:
+def base_model(model: Any) -> Any:
+    """The transformers model, without PEFT's wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _fused(model: Any, tracker: Tracker) -> LossFunction:
-    """TRL 1.16 add_fused_lm_head, its Triton kernels (which allocate nothing) left out."""
+def silence_fused_kernels(tracker: Tracker) -> None:
+    """Leave out the Triton kernels of TRL 1.16's fused LM head, which allocate nothing."""
     import trl.kernels.chunked_logprob as kernels
     import trl.trainer.utils as utils
 
@@ -53,7 +54,14 @@ def _fused(model: Any, tracker: Tracker) -> LossFunction:
     kernels._forward_kernel = kernels._backward_kernel = silent
     kernels._addmm_fp32 = lambda _, a, b: tracker.multiplied(a, b)  # cuBLAS accumulates into the first argument
     kernels.triton = SimpleNamespace(cdiv=lambda a, b: -(-a // b))
-    utils.add_fused_lm_head(_base(model), outputs=("log_probs", "entropy", "is_top1"))
+
+
+def _fused(model: Any, tracker: Tracker) -> LossFunction:
+    """TRL 1.16 add_fused_lm_head."""
+    import trl.trainer.utils as utils
+
+    silence_fused_kernels(tracker)
+    utils.add_fused_lm_head(base_model(model), outputs=("log_probs", "entropy", "is_top1"))
 
     def fused(batch: Batch) -> tuple[Any, torch.Tensor]:
         outputs = model(**batch, use_cache=False, fused_lm_head=True)
@@ -71,7 +79,7 @@ class _Launcher:
 
 
 def _chunked(model: Any, batch: Batch) -> torch.Tensor:
-    base = _base(model)
+    base = base_model(model)
     inputs = {k: v for k, v in batch.items() if k != "labels"}
     hidden = base.base_model(**inputs, use_cache=False)[0]
     head = base.get_output_embeddings()

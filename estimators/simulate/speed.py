@@ -47,7 +47,7 @@ def speed_from_simulation(
     None where the formulas have to answer: several cards (collectives are not traced), Unsloth (its kernels are
     modelled, not traced), an unnamed card, or facts that are missing.
     """
-    if plan.n_gpus > 1 or plan.platform == "unsloth" or hardware.candidates or why_no_speed(hardware, plan):
+    if plan.n_gpus > 1 or plan.platform == "unsloth" or hardware.candidates or why_no_speed(hardware):
         return None
     constants = calibrated_constants(calibration)
     card = as_card(hardware.gpu, constants)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from estimators.regime import Regime
+from estimators.simulate import preference
 from estimators.simulate.build import DTYPES, Built
 from estimators.simulate.job import Job
 from estimators.simulate.load import DEVICE, layer_index
@@ -16,6 +17,7 @@ from estimators.simulate.optimizers import make_optimizer
 from estimators.simulate.tracker import Tracker
 from estimators.simulate.unsloth_kernels import shared_weights
 from estimators.simulate.zero import Zero
+from estimators.tasks import SCALAR_TASKS, sequences_per_example
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 
@@ -27,15 +29,18 @@ def run_steps(
 ) -> None:
     """Run one optimizer step for each (micro_batch_size, padded length) of `batches`; `tally` gets the last one's."""
     plan, spec = job.plan, job.model
-    token_loss = spec.kind == "causal-lm" and plan.task not in ("classification", "reward")
-    loss_of = loss_function(
-        regime.loss if token_loss else "full",
-        built.model,
-        tracker,
-        use_cache=regime.use_cache,
-        to_fp32=regime.outputs_to_fp32 and regime.autocast,
-        unsloth_tiled_from=regime.loss_tiled_from if regime.fused_kernels else None,
-    )
+    token_loss = spec.kind == "causal-lm" and plan.task not in SCALAR_TASKS
+    if plan.task in preference.TASKS:
+        loss_of = preference.preference_loss(built.model, built.reference, plan, regime, tracker)
+    else:
+        loss_of = loss_function(
+            regime.loss if token_loss else "full",
+            built.model,
+            tracker,
+            use_cache=regime.use_cache,
+            to_fp32=regime.outputs_to_fp32 and regime.autocast,
+            unsloth_tiled_from=regime.loss_tiled_from if regime.fused_kernels else None,
+        )
     zero = Zero(built.parameters, plan, tracker) if plan.sharding in ("zero1", "zero2") else None
     optimizer = make_optimizer(plan, built.model if zero is None else zero.module)
     gc.collect()
@@ -103,11 +108,14 @@ def _zero(plan: Plan, optimizer: Any, tracker: Tracker) -> None:
 
 
 def _batch(plan: Plan, spec: ModelSpec, rows: int, length: int) -> Batch:
+    if plan.task in preference.TASKS:
+        return preference.preference_batch(plan, rows, length)
+    rows *= sequences_per_example(plan)
     tokens = torch.ones(rows, length, dtype=torch.long).to(DEVICE)
     batch = {"input_ids": tokens}
     if not plan.packing and plan.attention != "flash_attention_2":  # that kernel takes lengths, no mask
         batch["attention_mask"] = torch.ones(rows, length, dtype=torch.long).to(DEVICE)
-    one_label = plan.task in ("classification", "reward")
+    one_label = plan.task in SCALAR_TASKS
     shape = (rows,) if one_label else (rows, length)
     batch["labels"] = torch.ones(shape, dtype=torch.long).to(DEVICE)
     return batch

@@ -16,6 +16,7 @@ from estimators.simulate.result import Operation, Simulation
 from estimators.simulate.snapshot import write_snapshot
 from estimators.simulate.stretch import BASE_LAYERS, REPEATED, stretch
 from estimators.simulate.trace import Trace
+from estimators.tasks import holds_reference, passes_without_gradient
 from profiles.errors import AdviseError, UnsupportedError
 from profiles.plan import FOUR_BIT
 from profiles.units import KIB, MIB
@@ -119,6 +120,14 @@ def refuse(job: Job) -> None:
         raise UnsupportedError("Unsloth's own 4-bit experts cannot be traced", "the analytic estimate stands")
     if plan.sharding == "fsdp2" and plan.fsdp_version == 1:
         raise UnsupportedError("the simulated tier runs FSDP2, not FSDP1")
+    if plan.task == "grpo":
+        raise UnsupportedError("the simulated tier does not sample", "GRPO's analytic estimate stands")
+    if plan.task in ("dpo", "orpo", "kto", "reward") and plan.platform == "unsloth":
+        raise UnsupportedError(f"Unsloth's {plan.task} is not traced", "its analytic estimate stands")
+    if plan.task == "reward" and plan.platform == "llamafactory":
+        raise UnsupportedError("LLaMA-Factory's value head is not traced", "its analytic estimate stands")
+    if holds_reference(plan) and plan.n_gpus > 1:
+        raise UnsupportedError("a second model over several cards is not traced", "its analytic estimate stands")
     if plan.sharding == "zero3":
         raise UnsupportedError("the simulated tier does not run ZeRO-3", "its analytic estimate stands")
 
@@ -175,6 +184,8 @@ def _flash_dtype(job: Job) -> str | None:
 
 def _uniform(job: Job) -> bool:
     """Whether all layers are alike, and so are what the method adds to them: then some can stand for all."""
+    if passes_without_gradient(job.plan):
+        return False  # they go through the layers once more
     if job.plan.sharding in ("zero1", "zero2"):
         return False  # its partitions and buckets cut through layers
     if job.model.model_type == WITHOUT_ROTATION:

@@ -1,6 +1,7 @@
 """Real training with LLaMA-Factory on the CPU, through emit and launch: its methods, tasks and forms of rows."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,18 @@ def held_out_loss(folder: Path, model: Any, tokenizer: Any) -> float:
     return total / count
 
 
+def result_loss(folder: Path, base: Path) -> float:
+    """The held-out loss of what stands in model/."""
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    adapter = (folder / "model" / "adapter_config.json").is_file()
+    kind = AutoPeftModelForCausalLM if adapter else AutoModelForCausalLM
+    tuned = kind.from_pretrained(folder / "model", dtype=torch.float32).eval()
+    return held_out_loss(folder, tuned, AutoTokenizer.from_pretrained(base))
+
+
 @pytest.mark.parametrize("case", METHODS)
 def test_every_method_learns_and_its_result_loads(
     case: str, llamafactory_python: str, tiny: Path, tmp_path: Path
@@ -167,14 +180,7 @@ def test_every_method_learns_and_its_result_loads(
     assert course.start is not None
     assert course.start.trainable_parameters == load_run_file(folder).trainable_parameters
 
-    import torch
-    from peft import AutoPeftModelForCausalLM
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    adapter = (folder / "model" / "adapter_config.json").is_file()
-    kind = AutoPeftModelForCausalLM if adapter else AutoModelForCausalLM
-    tuned = kind.from_pretrained(folder / "model", dtype=torch.float32).eval()
-    loaded = held_out_loss(folder, tuned, AutoTokenizer.from_pretrained(tiny))
+    loaded = result_loss(folder, tiny)
     # The base is loaded unquantised here, and packed rows are evaluated packed.
     assert loaded == pytest.approx(course.eval_losses[-1][1], abs=0.15)
 
@@ -240,8 +246,24 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert (state.status, state.step) == ("finished", steps), log(folder)[-3000:]
     assert course.losses == pytest.approx(read_course(whole / "runs" / "metrics.jsonl").losses, abs=0.02)
     assert (folder / "model" / "adapter_config.json").is_file() is (method != "full")
+    assert result_loss(folder, tiny) == pytest.approx(result_loss(whole, tiny), abs=0.02)
     measured = measure_run(folder)
     assert measured.environment.versions["llamafactory"] == load_platforms()["llamafactory"].versions["llamafactory"]
+
+
+@pytest.mark.parametrize("method", ["lora", "pissa"])
+def test_a_run_resumed_at_its_last_step_trains_no_step_more(
+    method: str, llamafactory_python: str, tiny: Path, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "run", tiny, "alpaca", {"method": method})
+    state, course = launch(folder, llamafactory_python)
+    assert (state.status, state.step) == ("finished", STEPS), log(folder)[-3000:]
+    tuned = result_loss(folder, tiny)
+    shutil.rmtree(folder / "model")  # as a crash between the last checkpoint and the result leaves it
+    state, again = launch(folder, llamafactory_python, resume=True)
+    assert (state.status, state.step) == ("finished", STEPS), log(folder)[-3000:]
+    assert again.losses == course.losses
+    assert result_loss(folder, tiny) == pytest.approx(tuned, abs=1e-3)
 
 
 def test_its_own_command_line_trains_the_same(llamafactory_python: str, tiny: Path, tmp_path: Path) -> None:

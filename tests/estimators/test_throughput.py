@@ -174,12 +174,6 @@ def test_a_cpu_gets_a_wide_and_honest_figure() -> None:
     assert any("CPU" in note for note in found.assumptions)
 
 
-def test_generation_is_refused_with_a_reason() -> None:
-    hardware, plan = Hardware(gpu=find_gpu("h100-sxm")), Plan(model="m", task="grpo")
-    assert estimate_speed(plan, LLAMA_8B, hardware) is None
-    assert "GRPO" in why_no_speed(hardware, plan)
-
-
 def test_preference_pairs_cost_two_sequences_and_a_reference() -> None:
     sft, dpo = speed(), speed(task="dpo")
     assert dpo.tokens_per_step == 2 * sft.tokens_per_step

@@ -24,9 +24,10 @@ if "WORLD_SIZE" not in os.environ:  # one process: LLaMA-Factory refuses to spre
 import torch  # noqa: E402
 from general import GeneralText  # noqa: E402
 from llamafactory.data.template import TEMPLATES  # noqa: E402
+from llamafactory.train.callbacks import PissaConvertCallback  # noqa: E402
 from llamafactory.train.tuner import run_exp  # noqa: E402
 from progress import CHECKPOINTS, Progress, last_checkpoint  # noqa: E402
-from transformers import AutoConfig, AutoTokenizer  # noqa: E402
+from transformers import AutoConfig, AutoTokenizer, Trainer, TrainerCallback  # noqa: E402
 
 RESULT = Path("model")
 STORED = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -82,6 +83,25 @@ def fit_model():
         empty.format_assistant.slots = ["{{content}}", {"eos_token"}]
 
 
+def end_at_last_step():
+    """A run that is resumed after its last step is at its end: transformers 5.6 would train one step more."""
+    run_epoch = Trainer._run_epoch
+
+    def run_what_is_left(self, *args, **kwargs):
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            run_epoch(self, *args, **kwargs)
+
+    Trainer._run_epoch = run_what_is_left
+
+
+def keep_first_adapter():
+    """PiSSA's result is the trained adapter less the first one: LLaMA-Factory would take the resumed one for that."""
+    if (CHECKPOINTS / "pissa_init").is_dir():
+        PissaConvertCallback.on_train_begin = TrainerCallback.on_train_begin
+
+
 def bring_result():
     """Move what LLaMA-Factory left beside the checkpoints to model/; a converted PiSSA adapter in place of the raw."""
     RESULT.mkdir(exist_ok=True)
@@ -101,8 +121,10 @@ def main(resume):
         )
     if resume:
         ARGUMENTS["resume_from_checkpoint"] = last_checkpoint()
+        keep_first_adapter()
     fit_machine()
     fit_model()
+    end_at_last_step()
     run = Run()
     try:
         run_exp(ARGUMENTS, callbacks=[run, GeneralText(run)])
