@@ -21,6 +21,7 @@ CONCESSIONS: tuple[Concession, ...] = get_args(Concession)
 ALL_LINEAR = ("all-linear",)
 SMALLER_RANKS = (8, 4)
 ATTENTION_ROLES = frozenset({"q", "k", "v", "o", "qkv", "kv_a", "kv_b", "q_a", "q_b"})
+KTO_BATCH = 2  # it pairs prompts with other answers of the micro-batch (trl kto_trainer.py refuses 1)
 PACKED_TASKS = ("sft", "pretrain")
 UNSLOTH_OFFLOADS_FROM = 512  # tokens; unsloth 2026.10.7 models/_utils.py apply_unsloth_gradient_checkpointing
 PACKING_PAYS = 0.5  # mean over padded length above which packing has little to gain
@@ -164,8 +165,9 @@ def micro_batches(
         return (request.micro_batch_size,)
     if packed_len is not None:
         return (1,)
-    share = max(1, round(sequences_a_card(request, facts, n_gpus=n_gpus or facts.hardware.n_gpus)))
-    return tuple(n for n in range(1, share + 1) if share % n == 0)
+    least = KTO_BATCH if facts.task == "kto" else 1
+    share = max(least, round(sequences_a_card(request, facts, n_gpus=n_gpus or facts.hardware.n_gpus)))
+    return tuple(n for n in range(least, share + 1) if share % n == 0)
 
 
 def accumulation(

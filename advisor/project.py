@@ -10,18 +10,25 @@ from advisor.emit.base import RUN_FILE, PlanChange
 from advisor.facts import find_known, find_tokenizer, resolve_model
 from advisor.launch.folder import load_run_file
 from estimators.answer import Estimate
-from profiles.dataset import Form
+from profiles.dataset import TASK_FORMS, Form
 from profiles.errors import AdviseError, InvalidInputError
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 
 
 def write_project(
-    plan: Plan, model: ModelSpec, estimate: Estimate, out: Path, *, data: str | None = None, force: bool = False
+    plan: Plan,
+    model: ModelSpec,
+    estimate: Estimate,
+    out: Path,
+    *,
+    data: str | None = None,
+    reward: str | None = None,
+    force: bool = False,
 ) -> Emission:
     """Write the project of `plan` into the folder `out`, with `data` split into training and held-out examples.
 
-    Without `data` the folder's data/ has to be filled before the run.
+    Without `data` the folder's data/ has to be filled before the run. `reward`: Python source of what GRPO rewards.
 
     Raises:
         UnsupportedError: the platform cannot express the plan, or its data.
@@ -37,7 +44,7 @@ def write_project(
         def add_data(folder: Path) -> None:
             _write_data(plan, dataset, folder / "data")
 
-    emission = emit(plan, model, source, Forecast.of(estimate))
+    emission = emit(plan, model, source.replace(reward=reward), Forecast.of(estimate))
     write_emission(emission, out, force=force, add_data=add_data)
     return emission
 
@@ -103,7 +110,7 @@ def _is_conversational(plan: Plan, dataset: Any) -> bool:
 
 
 def _without_data(plan: Plan) -> Source:
-    return _source(plan, "text" if plan.task == "pretrain" else "prompt-completion")
+    return _source(plan, TASK_FORMS[plan.task][0])
 
 
 def _write_data(plan: Plan, dataset: Any, folder: Path) -> None:

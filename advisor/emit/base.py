@@ -91,13 +91,15 @@ class Source(Record):
     """What a run starts from.
 
     model_ref: hub id or absolute path of the weights. form: what an example is. conversational: its parts are lists
-    of messages, not plain texts. held_out: whether there is a data/eval.jsonl.
+    of messages, not plain texts. held_out: whether there is a data/eval.jsonl. reward: Python source of a function
+    `reward` that GRPO judges samples by (None: the built-in comparison with the data's answers).
     """
 
     model_ref: str
     form: Form = "prompt-completion"
     conversational: bool = False
     held_out: bool = True
+    reward: str | None = None
 
 
 class Emitter:

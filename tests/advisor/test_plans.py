@@ -4,6 +4,7 @@ from advisor.axes import accumulation, checkpointings, micro_batches, shardings
 from advisor.plans import RULES, Cell, draft_plan, enumerate_cells, name_card, screen_cell
 from advisor.request import Request
 from estimators.methods import framework_methods
+from profiles.dataset import TASK_FORMS
 from profiles.plan import Plan
 from profiles.platform import load_platforms
 
@@ -169,12 +170,11 @@ def test_the_platform_table_says_what_the_emitters_do():
         "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 128,
     }  # fmt: skip
     model = describe_model(config, "tiny")
-    forms = {"pretrain": "text", "dpo": "preference", "orpo": "preference", "kto": "unpaired-preference"}
     checked = 0
     for name, platform in load_platforms().items():
         for task in platform.tasks:
-            form = forms.get(task, "prompt-completion")
-            plan = Plan(model="tiny", platform=name, task=task, seq_len=64)
+            form = TASK_FORMS[task][0]
+            plan = Plan(model="tiny", platform=name, task=task, seq_len=64, micro_batch_size=2)
             refusal = emitters()[name].refusal(plan, model, Source(model_ref="tiny", form=form))
             assert (refusal is None) == (task in platform.emitted_tasks), (name, task, refusal)
             checked += 1

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 Examples:
   ftadvise emit --model llama-8b --vram 24 --data train.jsonl -o run
   ftadvise emit --model llama-8b --plan plan.json --data train.jsonl -o run
+  ftadvise emit --model llama-8b --task grpo --data sums.jsonl --reward judge.py -o run
 """
 )
 @request_options
 @click.option("--plan", "plan_path", metavar="FILE|-", help="Write this plan instead of the recommended one.")
+@click.option("--reward", metavar="FILE", help="Python file with a function `reward`, for --task grpo.")
 @click.option("-o", "--out", required=True, metavar="DIR", help="A new or empty folder.")
 @click.option("--force", is_flag=True, help="Replace files of the same name in DIR.")
 @json_option
-def command(plan_path: str | None, out: str, force: bool, as_json: bool, **fields: Any) -> int:
+def command(plan_path: str | None, reward: str | None, out: str, force: bool, as_json: bool, **fields: Any) -> int:
     """Write the recommended run into a folder.
 
     Script, settings, requirements and data, with one command to run them; no ftadvise is needed for it.
@@ -48,7 +50,10 @@ def command(plan_path: str | None, out: str, force: bool, as_json: bool, **field
             return 1
         candidate = recommendation.best
     estimate = Estimate(memory=candidate.memory, speed=candidate.speed)
-    emission = write_project(candidate.plan, known.model, estimate, Path(out), data=request.data, force=force)
+    judge = None if reward is None else read_text(reward)
+    emission = write_project(
+        candidate.plan, known.model, estimate, Path(out), data=request.data, reward=judge, force=force
+    )
     if as_json:
         from advisor.render.envelope import answer_envelope
 
