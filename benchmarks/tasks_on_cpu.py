@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.dataset import read_dataset, split, write_normalised
-from advisor.emit import Source, emit, write_emission
+from advisor.emit import Source, emit, emitters, write_emission
 from advisor.facts import resolve_model
 from advisor.launch import launchers
 from advisor.launch.metrics import read_course
@@ -14,6 +14,7 @@ from advisor.launch.monitor import PlainLog
 from benchmarks.methods_on_cpu import Trained, tiny_plan
 from benchmarks.tiny_model import build_model
 from profiles.dataset import TASK_FORMS
+from profiles.plan import Plan
 
 # A reward that a random model can get: text of few different characters
 REWARD = '''"""More for text of fewer different characters."""
@@ -39,7 +40,7 @@ CELLS: dict[str, tuple[str, dict[str, Any]]] = {
     "reward, full": ("reward", {"method": "full", "learning_rate": 1e-3}),
     "reward, qlora": ("reward", {"quantization": "nf4-dq"}),
     "classification": ("classification", {"learning_rate": 3e-3, "max_steps": 30}),
-    "classification, full": ("classification", {"method": "full", "learning_rate": 1e-3}),
+    "classification, full": ("classification", {"method": "full", "learning_rate": 1e-3, "max_steps": 30}),
     "classification, qlora": ("classification", {"quantization": "nf4-dq", "learning_rate": 3e-3, "max_steps": 30}),
     "grpo": ("grpo", SHORT),
     "grpo, full": ("grpo", {**SHORT, "method": "full", "learning_rate": 3e-3}),
@@ -54,6 +55,8 @@ def make_row(task: str, i: int, j: int) -> dict[str, Any]:
     if form == "unpaired-preference":
         good = bool((i + j) % 2)
         return {"prompt": question, "completion": right if good else "No idea.", "label": good}
+    if form == "text":
+        return {"text": question + right}
     if form == "classification":
         return {"text": question, "label": "large" if i > 4 else "small"}
     return {"prompt": question, "completion": right}
@@ -64,17 +67,23 @@ def train(cell: str, folder: Path) -> Trained:
     task, changes = CELLS[cell]
     model = build_model(folder / "base", bias=changes.get("method") == "bitfit")
     plan = tiny_plan(model, task=task, **changes)
+    return train_plan(plan, folder, reward=REWARD if task == "grpo" else None)
+
+
+def train_plan(plan: Plan, folder: Path, *, reward: str | None = None, python: str | None = None) -> Trained:
+    """Emit and launch a plan on rows of its task."""
     rows = folder / "rows.jsonl"
-    rows.write_text("".join(json.dumps(make_row(task, i, j)) + "\n" for i in range(10) for j in range(10)))
+    rows.write_text("".join(json.dumps(make_row(plan.task, i, j)) + "\n" for i in range(10) for j in range(10)))
     parts = split(read_dataset(rows), plan.eval_fraction, plan.seed)
+    adapt = emitters()[plan.platform].adapt_row
 
     def add_data(out: Path) -> None:
-        write_normalised(parts.train, out / "data" / "train.jsonl")
-        write_normalised(parts.evaluation, out / "data" / "eval.jsonl")
+        write_normalised(parts.train, out / "data" / "train.jsonl", adapt=adapt)
+        write_normalised(parts.evaluation, out / "data" / "eval.jsonl", adapt=adapt)
 
-    source = Source(model_ref=str(model), form=parts.train.format.form, reward=REWARD if task == "grpo" else None)
+    source = Source(model_ref=str(plan.model), form=parts.train.format.form, reward=reward)
     run = write_emission(emit(plan, resolve_model(plan.model), source), folder / "run", add_data=add_data)
-    if launchers()["local"].run(run, PlainLog()).status != "finished":
+    if launchers()["local"].run(run, PlainLog(), python=python).status != "finished":
         raise RuntimeError((run / "runs" / "train.log").read_text()[-3000:])
     return Trained(run, read_course(run / "runs" / "metrics.jsonl"))
 
