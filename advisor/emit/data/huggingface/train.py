@@ -151,6 +151,10 @@ def main(resume):
     if cast_to:
         for parameter in trainable:
             parameter.data = parameter.data.to(DTYPES[cast_to])
+    if precision == "fp32":  # without autocast a layer that is trained whole takes only its own dtype
+        for name, parameter in trainer.model.named_parameters():
+            if "modules_to_save" in name:
+                parameter.data = parameter.data.float()
     if not trainable:
         raise SystemExit(
             f"Nothing to train: the model has no parameters that {CONFIG['method']} trains"
