@@ -49,7 +49,7 @@ prove-throughput: setup
 	$(BIN)/python -m benchmarks.prove_throughput
 	$(BIN)/python -m benchmarks.calibrated_throughput
 
-# Every method of the Hugging Face projects trained on this CPU; writes docs/methods-on-cpu.md (about ten minutes)
+# Every method and task of the Hugging Face projects trained on this CPU; writes docs/methods-on-cpu.md (fifteen minutes)
 prove-methods: setup
 	$(BIN)/python -m benchmarks.methods_on_cpu
 
@@ -62,6 +62,7 @@ prove-unsloth: setup
 prove-llamafactory: setup
 	$(BIN)/python -m pytest -m platform tests/advisor/test_llamafactory_installed.py \
 		tests/advisor/test_launch_llamafactory.py
+	$(BIN)/python -m benchmarks.llamafactory_on_cpu
 
 # kill -9 of trainer, ftadvise or both at 50 random moments of real tiny trainings (about 20 minutes on two idle cores)
 prove-kill: setup

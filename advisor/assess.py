@@ -4,12 +4,11 @@ from pathlib import Path
 
 from advisor.facts import find_tokenizer, fingerprint, resolve_model
 from advisor.hardware import resolve_hardware
-from advisor.plans import ESTIMATED_TASKS
 from advisor.recommendation import DataFacts, Facts
 from advisor.request import Request
 from advisor.stored import stored_calibration
 from estimators.methods import framework_methods, get_method
-from profiles.dataset import DatasetFacts
+from profiles.dataset import TASK_FORMS, DatasetFacts
 from profiles.errors import InvalidInputError, UnsupportedError
 from profiles.gpu import Hardware, PriceRange
 from profiles.model import ModelSpec
@@ -18,6 +17,7 @@ from profiles.source import Source
 
 DEFAULT_SEQ_LEN = 2048
 SEQ_LEN_STEP = 64
+SHORTEST_SAMPLED = 512  # tokens, half of which is what TRL's GRPOConfig lets a completion have (max_completion_length)
 TOLERATED_LOSS = 0.01  # share of the data's tokens that a shorter length may cut
 
 
@@ -36,9 +36,9 @@ def assess(request: Request) -> Facts:
     model = resolve_model(request.model, offline=request.offline)
     hardware = resolve_hardware(request.gpu, request.vram_gib, request.n_gpus)
     task = resolve_task(request.task, model)
-    dataset = _read(request) if request.data is not None else None
+    dataset = _read(request, task) if request.data is not None else None
     assumptions: list[str] = []
-    seq_len = _seq_len(request, model, dataset, assumptions)
+    seq_len = _seq_len(request, model, dataset, task, assumptions)
     data = _data(request, dataset, seq_len, assumptions)
     calibration, said = stored_calibration(hardware)
     assumptions += said
@@ -66,23 +66,27 @@ def resolve_task(task: Task | None, model: ModelSpec) -> Task:
 
     Raises:
         InvalidInputError: an encoder cannot generate.
-        UnsupportedError: the estimators do not know the task yet.
     """
     if task is None:
         return "classification" if model.kind == "encoder" else "sft"
     if model.kind == "encoder" and task != "classification":
         raise InvalidInputError("task", f"{model.name} is an encoder: it cannot learn {task}", "--task classification")
-    if task not in ESTIMATED_TASKS:
-        raise UnsupportedError(
-            f"task {task}: its memory and speed are not estimated yet", f"Tasks: {', '.join(ESTIMATED_TASKS)}."
-        )
     return task
 
 
-def _read(request: Request) -> DatasetFacts:
+def _read(request: Request, task: Task) -> DatasetFacts:
+    """Raises InvalidInputError for rows that the task cannot learn from."""
     from advisor.dataset import measure_lengths, read_dataset
 
     dataset = read_dataset(Path(str(request.data)))
+    form = dataset.format.form
+    if form not in TASK_FORMS[task]:
+        others = [f"--task {name}" for name, forms in TASK_FORMS.items() if form in forms]
+        raise InvalidInputError(
+            str(request.data),
+            f"holds rows of {form}, and the task {task} learns from {' or '.join(TASK_FORMS[task])}",
+            f"Other data, or {' or '.join(others)}.",
+        )
     return dataset.facts(measure_lengths(dataset, find_tokenizer(request.model)))
 
 
@@ -102,8 +106,13 @@ def _read_replay(request: Request, dataset: DatasetFacts | None, assumptions: li
     return general.fingerprint
 
 
-def _seq_len(request: Request, model: ModelSpec, dataset: DatasetFacts | None, assumptions: list[str]) -> int:
-    """As asked; else the shortest that loses at most 1 % of the data's tokens; else 2048; never beyond the model."""
+def _seq_len(
+    request: Request, model: ModelSpec, dataset: DatasetFacts | None, task: Task, assumptions: list[str]
+) -> int:
+    """As asked; else the shortest that loses at most 1 % of the data's tokens; else 2048; never beyond the model.
+
+    GRPO samples the second half of a sequence, which the data do not hold: twice the data's length, at least 512.
+    """
     limit = model.max_position_embeddings
     if request.seq_len is not None:
         if request.seq_len > limit:
@@ -122,7 +131,11 @@ def _seq_len(request: Request, model: ModelSpec, dataset: DatasetFacts | None, a
             high = middle
         else:
             low = middle + 1
-    return min(low * SEQ_LEN_STEP, limit)
+    length = low * SEQ_LEN_STEP
+    if task == "grpo":
+        length = max(2 * length, SHORTEST_SAMPLED)
+        assumptions.append(f"half of {min(length, limit)} tokens is for sampled completions (--seq-len)")
+    return min(length, limit)
 
 
 def _data(request: Request, dataset: DatasetFacts | None, seq_len: int, assumptions: list[str]) -> DataFacts:

@@ -21,6 +21,7 @@ CONCESSIONS: tuple[Concession, ...] = get_args(Concession)
 ALL_LINEAR = ("all-linear",)
 SMALLER_RANKS = (8, 4)
 ATTENTION_ROLES = frozenset({"q", "k", "v", "o", "qkv", "kv_a", "kv_b", "q_a", "q_b"})
+KTO_BATCH = 2  # it pairs prompts with other answers of the micro-batch (trl kto_trainer.py refuses 1)
 PACKED_TASKS = ("sft", "pretrain")
 UNSLOTH_OFFLOADS_FROM = 512  # tokens; unsloth 2026.10.7 models/_utils.py apply_unsloth_gradient_checkpointing
 # llamafactory 0.9.5 model/model_utils/liger_kernel.py, of those that liger-kernel 0.8.5 has
@@ -211,7 +212,7 @@ def sequences_a_card(
     return share if packed_len is None or mean is None else share * min(mean / packed_len, 1.0)
 
 
-def micro_batches(request: Request, share: float, *, masked_documents: bool = False) -> tuple[int, ...]:
+def micro_batches(request: Request, facts: Facts, share: float, *, masked_documents: bool = False) -> tuple[int, ...]:
     """Divisors of one card's share of the global batch, so that accumulation completes it exactly; ascending.
 
     Rows whose packed documents a mask keeps apart come one by one: it grows with the square of all their tokens.
@@ -220,8 +221,9 @@ def micro_batches(request: Request, share: float, *, masked_documents: bool = Fa
         return (request.micro_batch_size,)
     if masked_documents:
         return (1,)
-    whole = max(1, round(share))
-    return tuple(n for n in range(1, whole + 1) if whole % n == 0)
+    least = KTO_BATCH if facts.task == "kto" else 1
+    whole = max(least, round(share))
+    return tuple(n for n in range(least, whole + 1) if whole % n == 0)
 
 
 def accumulation(micro_batch_size: int, share: float) -> int:

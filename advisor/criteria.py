@@ -72,7 +72,7 @@ def know(cell: Cell, facts: Facts) -> Known:
         method=cell.method,
         quantization=cell.quantization,
         tier=quality.tier,
-        emitted=facts.task in platform.emitted_tasks and facts.model.kind == "causal-lm",
+        emitted=facts.task in platform.emitted_tasks and facts.model.kind != "encoder-decoder",
         ran=platform.methods[cell.method].ran,
         on_cpu=facts.hardware.gpu.vendor == "CPU",
     )

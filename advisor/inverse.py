@@ -118,7 +118,7 @@ def largest_batch(request: Request) -> FitAnswer:
     lowest = max(value - MOST_TRIES, 0)
     found = next((n for n in range(value, lowest, -1) if tries.fits(n)), None)
     if found is None and lowest > 0:
-        usual = [n for n in reversed(micro_batches(request, share)) if n <= lowest]
+        usual = [n for n in reversed(micro_batches(request, facts, share)) if n <= lowest]
         said = f"against the limit the {MOST_TRIES} largest micro-batches that fit were tried, then {usual} and upwards"
         facts = facts.model_copy(update={"assumptions": (*facts.assumptions, said)})
         usable = next((n for n in usual if tries.fits(n)), None)

@@ -15,12 +15,11 @@ from estimators.regime import default_compute_dtype
 from profiles.catalog import load_gpus
 from profiles.gpu import Hardware
 from profiles.model import ModelSpec
-from profiles.plan import FOUR_BIT, QUANTIZED, Attention, Plan, Quantization
+from profiles.plan import QUANTIZED, Attention, Plan, Quantization, Task
 from profiles.platform import load_platforms
 from profiles.units import BILLION
 
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
-ESTIMATED_TASKS = ("sft", "pretrain", "classification")
 DEFAULT_RANK = 16  # Unsloth documentation and QLoRA: 16 to 32 on all linear layers
 SMALL_DATA_RANK = 8  # LoRA paper (2106.09685, 7.2): enough for small tasks, with half as much to overfit with
 MERGEABLE = frozenset({"full", "lora", "qlora", "adalora", "bitfit"})  # PEFT's soft prompts have no merge_and_unload
@@ -37,6 +36,16 @@ LEARNING_RATE = {
     "prompt": 1e-2,
     "prefix": 5e-3,
     "ptuning": 1e-4,
+}
+# Of preference training and what else starts from a tuned model: (whole weights, LoRA); other methods in proportion.
+# TRL 1.16 scripts/dpo.py; LLaMA-Factory 0.9.5 examples (KTO and ORPO with LoRA); the defaults of TRL's ORPOConfig,
+# RewardConfig (its LoRA's) and GRPOConfig, and ten times or a tenth of them, as its documentation advises for LoRA.
+TASK_RATES: dict[Task, tuple[float, float]] = {
+    "dpo": (5e-7, 5e-6),
+    "kto": (5e-7, 5e-6),
+    "orpo": (1e-6, 5e-6),
+    "reward": (1e-5, 1e-4),
+    "grpo": (1e-6, 1e-5),
 }
 QLORA_LARGE_MODEL = 13 * BILLION
 QLORA_LARGE_MODEL_RATE = 1e-4
@@ -288,10 +297,18 @@ def name_card(hardware: Hardware) -> str | dict[str, Any]:
 
 
 def learning_rate(cell: Cell, facts: Facts) -> float:
-    """A published starting point for the method."""
-    if cell.quantization in FOUR_BIT and cell.method == "qlora" and facts.model.parameters > QLORA_LARGE_MODEL:
-        return QLORA_LARGE_MODEL_RATE
-    return LEARNING_RATE[cell.method]
+    """A published starting point for the method and the task."""
+    return published_rate(cell.method, facts.task, facts.model)
+
+
+def published_rate(method: str, task: Task, model: ModelSpec) -> float:
+    """The method's own where one is published, else that of adapters or of whole weights; less for some tasks."""
+    adapter = get_method(method).peft_type is not None
+    usual = "lora" if adapter else "full"
+    rate = LEARNING_RATE.get(method, LEARNING_RATE[usual])
+    if method == "qlora" and model.parameters > QLORA_LARGE_MODEL:
+        rate = QLORA_LARGE_MODEL_RATE
+    return rate * TASK_RATES[task][adapter] / LEARNING_RATE[usual] if task in TASK_RATES else rate
 
 
 def attention(cell: Cell, facts: Facts) -> Attention:

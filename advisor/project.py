@@ -10,7 +10,7 @@ from advisor.emit.base import RUN_FILE, Monitor, PlanChange
 from advisor.facts import find_known, find_tokenizer, resolve_model
 from advisor.launch.folder import load_run_file
 from estimators.answer import Estimate
-from profiles.dataset import Form
+from profiles.dataset import TASK_FORMS, Form
 from profiles.errors import AdviseError, InvalidInputError
 from profiles.model import ModelSpec
 from profiles.plan import Plan
@@ -27,6 +27,7 @@ def write_project(
     *,
     data: str | None = None,
     replay: str | None = None,
+    reward: str | None = None,
     general_text: str | None = None,
     report_to: tuple[Monitor, ...] = (),
     force: bool = False,
@@ -34,8 +35,9 @@ def write_project(
     """Write the project of `plan` into the folder `out`, with `data` split into training and held-out examples, and of
     `replay` the plan's share mixed into those that are trained on.
 
-    Without `data` the folder's data/ has to be filled before the run. `general_text`: a file of texts whose loss is
-    measured before and after, "none" for no such measurement; without it those that ship with ftadvise.
+    Without `data` the folder's data/ has to be filled before the run. `reward`: Python source of what GRPO rewards.
+    `general_text`: a file of texts whose loss is measured before and after, "none" for no such measurement; without it
+    those that ship with ftadvise.
 
     Raises:
         UnsupportedError: the platform cannot express the plan, or its data.
@@ -55,7 +57,7 @@ def write_project(
         if dataset is not None:
             _write_data(plan, dataset, general, folder / "data")
 
-    emission = emit(plan, model, source.replace(report_to=report_to), Forecast.of(estimate))
+    emission = emit(plan, model, source.replace(reward=reward, report_to=report_to), Forecast.of(estimate))
     write_emission(emission, out, force=force, add_data=add_data)
     return emission
 
@@ -131,7 +133,7 @@ def _is_conversational(plan: Plan, dataset: Any) -> bool:
 
 
 def _without_data(plan: Plan) -> Source:
-    return _source(plan, "text" if plan.task == "pretrain" else "prompt-completion")
+    return _source(plan, TASK_FORMS[plan.task][0])
 
 
 def _write_data(plan: Plan, dataset: "Dataset", general: "Dataset | None", folder: Path) -> None:

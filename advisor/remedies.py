@@ -5,6 +5,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from advisor.assess import SEQ_LEN_STEP
+from advisor.axes import PACKED_TASKS
 from estimators.answer import Estimate
 from estimators.methods import get_method
 from profiles.errors import AdviseError
@@ -87,7 +88,9 @@ def checkpointing(plan: Plan) -> Iterator[Plan]:
 
 
 def fused_loss(plan: Plan) -> Iterator[Plan]:
-    """The loss without all logits."""
+    """The loss without all logits: Liger's is of next tokens, so preference training is left as it is."""
+    if plan.task not in PACKED_TASKS:
+        return
     if plan.loss_kernel == "full" or (plan.loss_kernel is None and plan.platform == "llamafactory"):
         yield plan.replace(loss_kernel="chunked")
 

@@ -111,7 +111,9 @@ class Search:
         n = spread.n_gpus
         share = sequences_a_card(self.request, self.facts, n_gpus=n, packed_len=packed)
         masked = body.packing and body.attention != "flash_attention_2"
-        return [(m, accumulation(m, share)) for m in micro_batches(self.request, share, masked_documents=masked)]
+        return [
+            (m, accumulation(m, share)) for m in micro_batches(self.request, self.facts, share, masked_documents=masked)
+        ]
 
     def _try(self, body: Body, spread: Spread, level: Level, plainer: set[int]) -> None:
         """Time what fits. `plainer`: micro-batches that fit with less recomputed, which are faster so."""

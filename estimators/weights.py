@@ -62,9 +62,7 @@ def largest_load_bytes(model: ModelSpec, regime: Regime) -> float:
     if regime.base > regime.compute:
         wide = [e.parameters for e in model.embeddings]
         wide += [model.head.weight_parameters] if model.head is not None else []
-        wide += [
-            x.weight_parameters for g in model.layers for x in g.block.linears if not is_quantized(x, regime)
-        ]
+        wide += [x.weight_parameters for g in model.layers for x in g.block.linears if not is_quantized(x, regime)]
         return float(max(wide)) * regime.compute
     shapes = (x.in_features * x.out_features for g in model.layers for x in g.block.linears)
     return float(max(shapes)) * regime.compute

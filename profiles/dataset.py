@@ -13,9 +13,21 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
+from profiles.plan import Task
 from profiles.record import Record
 
-Form = Literal["messages", "prompt-completion", "text", "preference", "unpaired-preference", "classification"]
+Form = Literal["messages", "prompt-completion", "text", "preference", "unpaired-preference", "classification", "prompt"]
+# What the rows of each task may be, on any platform (TRL 1.16 and LLaMA-Factory 0.9.5 documentation of data formats)
+TASK_FORMS: dict[Task, tuple[Form, ...]] = {
+    "sft": ("prompt-completion", "messages", "text"),
+    "pretrain": ("text",),
+    "classification": ("classification",),
+    "dpo": ("preference",),
+    "orpo": ("preference",),
+    "kto": ("unpaired-preference",),
+    "reward": ("preference",),
+    "grpo": ("prompt-completion", "prompt"),
+}
 
 # Dense at the top, where truncation and padding are decided.
 LEVELS = (0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9999)

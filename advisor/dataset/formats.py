@@ -8,6 +8,7 @@
 | prompt-completion | prompt, completion: two strings or two message lists | prompt-completion |
 | preference | prompt, chosen, rejected (prompt may be conversations, instruction or inside the two) | preference |
 | kto | prompt, completion, label; or messages, label | unpaired-preference |
+| prompt | prompt; optional answer | prompt |
 | classification | text, label | classification |
 | text | text | text |
 
@@ -71,7 +72,7 @@ def normalise(format: Format, row: Any) -> Example:
 def texts(example: Example) -> Iterator[str]:
     """Every text of a normalised example that is trained on or conditions it."""
     for key, value in example.items():
-        if key in ("label", "tools"):
+        if key in ("label", "tools", "answer"):
             continue
         if isinstance(value, str):
             yield value
@@ -132,6 +133,13 @@ def _prompt_completion(row: Example) -> Example:
         "prompt and completion must be two texts or two lists of messages, "
         f"found {kind_of(row['prompt'])} and {kind_of(row['completion'])}"
     )
+
+
+def _prompt(row: Example) -> Example:
+    """Something to answer by itself, and what is right, for whoever judges the answer."""
+    prompt = read_text(row, "prompt") if isinstance(row["prompt"], str) else read_messages(row["prompt"], "prompt")
+    answer = {"answer": read_text(row, "answer")} if row.get("answer") is not None else {}
+    return {"prompt": prompt, **answer, **read_tools(row)}
 
 
 def _preference(row: Example) -> Example:
@@ -238,6 +246,8 @@ FORMATS: tuple[Format, ...] = (
            lambda row: {"messages": read_chat(row, "messages"), **read_tools(row)}),
     Format("prompt-completion", "prompt-completion", ("prompt", "completion"), ("tools",),
            "prompt and completion: two texts, or two lists of messages", _prompt_completion),
+    Format("prompt", "prompt", ("prompt",), ("answer", "tools"),
+           "prompt (a text or messages); optional answer (a text)", _prompt),
     Format("classification", "classification", ("text", "label"), (), "text, label (class number or name)",
            _classification),
     Format("text", "text", ("text",), (), "text", _plain),

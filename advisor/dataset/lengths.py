@@ -95,6 +95,8 @@ def _sequences(counter: TokenCounter, where: str, example: Example) -> list[Sequ
         end = "" if "label" in example else counter.eos_token
         return [Sequence(example["text"] + end, counter.around_text)]
     answers = [example[key] for key in ("completion", "chosen", "rejected") if key in example]
+    if not answers:  # a prompt alone
+        answers = ["" if isinstance(example["prompt"], str) else []]
     if isinstance(example["prompt"], str):
         return [Sequence(example["prompt"] + a + counter.eos_token, counter.around_text) for a in answers]
     tools = {"tools": example["tools"]} if "tools" in example else {}

@@ -99,7 +99,9 @@ class Source(Record):
     """What a run starts from, and what watches it.
 
     model_ref: hub id or absolute path of the weights. form: what an example is. conversational: its parts are lists
-    of messages, not plain texts. held_out: whether there is a data/eval.jsonl. report_to: whom it reports to as well.
+    of messages, not plain texts. held_out: whether there is a data/eval.jsonl. reward: Python source of a function
+    `reward` that GRPO judges samples by (None: the built-in comparison with the data's answers). report_to: whom it
+    reports to as well.
     """
 
     model_ref: str
@@ -107,6 +109,7 @@ class Source(Record):
     conversational: bool = False
     held_out: bool = True
     report_to: tuple[Monitor, ...] = ()
+    reward: str | None = None
 
 
 class Emitter:

@@ -1,7 +1,6 @@
 """What a plan leaves open, the same on every platform: precision, learning rate, evaluations, checkpoints."""
 
-from advisor.plans import LEARNING_RATE, QLORA_LARGE_MODEL, QLORA_LARGE_MODEL_RATE
-from estimators.methods import get_method
+from advisor.plans import published_rate
 from profiles.model import ModelSpec
 from profiles.plan import FloatType, Plan
 
@@ -20,12 +19,8 @@ def choose_precision(plan: Plan) -> FloatType | None:
 
 
 def learning_rate(plan: Plan, model: ModelSpec) -> float:
-    """As planned, else the method's published starting point, or that of adapters or of whole weights."""
-    if plan.learning_rate is not None:
-        return plan.learning_rate
-    if plan.method == "qlora" and model.parameters > QLORA_LARGE_MODEL:
-        return QLORA_LARGE_MODEL_RATE
-    return LEARNING_RATE.get(plan.method, LEARNING_RATE["lora" if get_method(plan.method).peft_type else "full"])
+    """As planned, else a published starting point."""
+    return plan.learning_rate or published_rate(plan.method, plan.task, model)
 
 
 def evaluations(plan: Plan) -> int:

@@ -3,8 +3,9 @@
 from typing import Any, ClassVar
 
 from advisor.emit.accelerate import sharding_refusal
-from advisor.emit.huggingface_config import METHODS, OPTIONS, build_config
-from advisor.emit.peft_config import adapter_refusal
+from advisor.emit.base import Source, template
+from advisor.emit.huggingface_config import METHODS, OPTIONS, SOFT_PROMPTS, build_config, generation_counts
+from advisor.emit.peft_config import LORA_VARIANTS, adapter_refusal
 from advisor.emit.script import TRAINING_COMMENT, ScriptEmitter, optimizer_refusal, option_refusal
 from estimators.methods import get_method
 from profiles.model import ModelSpec
@@ -15,14 +16,18 @@ DEEPSPEED = "deepspeed==0.19.8"
 OPTIMIZERS = {"galore": "galore-torch==1.0", "apollo": "apollo-torch==1.0.3"}
 
 
+TASK_FILES = {"pretrain": "sft"}
+CHANGED_BASES = frozenset({"pissa", "olora", "loftq", "corda", "eva"})  # initialisations of LoRA that PEFT takes off W
+
+
 class HuggingFace(ScriptEmitter):
-    """TRL 1.16 SFTTrainer, PEFT 0.21.2, transformers 5.23."""
+    """TRL 1.16, PEFT 0.21.2, transformers 5.23."""
 
     id = "hf"
     folder = "huggingface"
     header = """\
-# Read by train.py. The sections `training`, `peft` and `quantization` are the arguments of trl.SFTConfig, the PEFT
-# config of that peft_type, and transformers.BitsAndBytesConfig, under their own names; more of theirs can be added.
+# Read by train.py. The sections `training`, `peft` and `quantization` are the arguments of task.py's Arguments, of the
+# PEFT config of that peft_type, and of transformers.BitsAndBytesConfig, under their own names; more can be added.
 """
     comments: ClassVar = {
         "model": "A 16-bit dtype gives way to what the machine has (see precision).",
@@ -44,9 +49,14 @@ class HuggingFace(ScriptEmitter):
         pins += [OPTIMIZERS[plan.method]] if plan.method in OPTIMIZERS else []
         return (*pins, *([DEEPSPEED] if plan.sharding.startswith("zero") else []))
 
-    def scripts(self, plan: Plan) -> tuple[str, ...]:
-        """AdaLoRA and LoRA+ need a trainer of their own."""
-        return ("train.py", *([f"{plan.method}.py"] if plan.method in ("adalora", "loraplus") else []))
+    def scripts(self, plan: Plan, source: Source) -> dict[str, str]:
+        """train.py, what the task is, what AdaLoRA and LoRA+ change in its trainer, and what GRPO rewards."""
+        own = [f"{plan.method}.py"] if plan.method in ("adalora", "loraplus") else []
+        found = {name: template(self.folder, name) for name in ("train.py", *own)}
+        found["task.py"] = template(self.folder, f"tasks/{TASK_FILES.get(plan.task, plan.task)}.py")
+        if plan.task == "grpo":
+            found["reward.py"] = source.reward or template(self.folder, "reward.py")
+        return found
 
     def config(self, plan: Plan, model: ModelSpec, model_ref: str) -> dict[str, Any]:
         """In the words of TRL, PEFT and transformers."""
@@ -54,7 +64,28 @@ class HuggingFace(ScriptEmitter):
 
     def plan_refusal(self, plan: Plan, model: ModelSpec) -> str | None:
         """What TRL, PEFT and transformers cannot do, and methods that are not emitted yet."""
-        return _method_refusal(plan) or _precision_refusal(plan) or _fixed_refusal(plan) or sharding_refusal(plan)
+        return (
+            _task_refusal(plan)
+            or _method_refusal(plan)
+            or _precision_refusal(plan)
+            or _fixed_refusal(plan)
+            or sharding_refusal(plan)
+        )
+
+
+def _task_refusal(plan: Plan) -> str | None:
+    """What TRL's trainers of the other tasks do not take, or learn wrongly."""
+    options = LORA_VARIANTS.get(plan.method, {}) | plan.method_options
+    start = str(options.get("init_lora_weights", ""))
+    if plan.task in ("dpo", "kto") and start.partition("_")[0] in CHANGED_BASES:
+        return f"{plan.task} measures against the model without its adapter, and {start} changes that model's weights"
+    if plan.task == "kto" and plan.micro_batch_size < 2:
+        return "KTO pairs prompts with other answers of the micro-batch: TRL takes none of fewer than 2"
+    if plan.task == "grpo" and not generation_counts(plan):
+        return f"GRPO compares 2 to 8 samples of a prompt, none of which divides the {plan.global_batch_size} of a step"
+    if plan.method in SOFT_PROMPTS and plan.task not in ("sft", "pretrain"):
+        return f"{plan.method} is emitted for sft and pretrain only"
+    return None
 
 
 def _method_refusal(plan: Plan) -> str | None:

@@ -5,6 +5,7 @@ from typing import Any
 from advisor.emit.defaults import checkpoints, choose_precision, evaluations, learning_rate
 from advisor.emit.peft_config import LORA_OPTIONS, LORA_VARIANTS, PEFT_OPTIONS, peft_config
 from estimators.methods.freeze import trainable_layers
+from estimators.tasks import completion_tokens
 from profiles.model import ModelSpec
 from profiles.plan import FOUR_BIT, QUANTIZED, Plan
 
@@ -18,6 +19,8 @@ OPTIONS = PEFT_OPTIONS | {
     "loraplus": LORA_OPTIONS | {"loraplus_lr_ratio"},
     "freeze": frozenset({"freeze_trainable_layers"}),
 }
+TRL_GENERATIONS = 8  # GRPOConfig's default
+EVALUATED_GENERATIONS = 2
 LORAPLUS_RATIO = 16  # the paper's choice (arXiv 2402.12354)
 
 # AdaLoRA's own scripts (QingruZhang/AdaLoRA) spend about a tenth of the steps at the full rank and a fifth to a third
@@ -41,10 +44,12 @@ def build_config(plan: Plan, model: ModelSpec, model_ref: str) -> dict[str, Any]
         "quantization": quantization(plan),
         "shard_quantized": plan.quantization in FOUR_BIT and plan.sharding == "fsdp2",
         "kbit_prepared": bool(plan.kbit_prepared),
+        "task": plan.task,
         "method": plan.method,
         "peft": peft_config(plan, model),
         "adapter_dtype": plan.adapter_dtype,
         **method_settings(plan),
+        **task_settings(plan),
         "early_stopping_patience": plan.early_stopping_patience,
         "expandable_segments": plan.expandable_segments,
         "training": training(plan, model),
@@ -58,6 +63,39 @@ def method_settings(plan: Plan) -> dict[str, Any]:
     if plan.method == "loraplus":
         return {"loraplus_lr_ratio": plan.method_options.get("loraplus_lr_ratio", LORAPLUS_RATIO)}
     return {"trained_layers": trainable_layers(plan)} if plan.method == "freeze" else {}
+
+
+def task_settings(plan: Plan) -> dict[str, Any]:
+    """What only task.py reads."""
+    if plan.task == "classification":
+        return {"max_length": plan.seq_len}
+    return {"max_prompt_length": plan.seq_len - completion_tokens(plan)} if plan.task == "grpo" else {}
+
+
+def task_arguments(plan: Plan) -> dict[str, Any]:
+    """Arguments that the tasks' classes have in common with no other."""
+    if plan.task in ("sft", "pretrain"):
+        return {"max_length": plan.seq_len, "packing": plan.packing}
+    if plan.task == "classification":
+        return {"include_num_input_tokens_seen": "non_padding"}
+    if plan.task != "grpo":
+        return {"max_length": plan.seq_len}
+    return {
+        "max_completion_length": completion_tokens(plan),
+        "num_generations": generation_counts(plan)[-1],
+        "num_generations_eval": EVALUATED_GENERATIONS,
+        **({"metric_for_best_model": "eval_reward"} if plan.early_stopping_patience else {}),
+    }
+
+
+def generation_counts(plan: Plan) -> list[int]:
+    """How many samples a prompt may have, up to TRL's 8: what divides a step's sequences."""
+    return [n for n in range(2, TRL_GENERATIONS + 1) if plan.global_batch_size % n == 0]
+
+
+def evaluation_batch(plan: Plan) -> int:
+    """Sequences a card. TRL's default of 8 could need more memory than the training itself; GRPO's are groups of 2."""
+    return max(2, plan.micro_batch_size // 2 * 2) if plan.task == "grpo" else plan.micro_batch_size
 
 
 def quantization(plan: Plan) -> dict[str, Any] | None:
@@ -74,13 +112,11 @@ def quantization(plan: Plan) -> dict[str, Any] | None:
 
 
 def training(plan: Plan, model: ModelSpec) -> dict[str, Any]:
-    """Arguments of trl.SFTConfig. `warmup_steps` below 1 is a share: transformers 5.23 has no warmup_ratio."""
+    """Arguments of the task's config class. `warmup_steps` below 1 is a share (there is no warmup_ratio)."""
     return {
-        "max_length": plan.seq_len,
-        "packing": plan.packing,
+        **task_arguments(plan),
         "per_device_train_batch_size": plan.micro_batch_size,
-        # Its default of 8 could need more memory than the training itself.
-        "per_device_eval_batch_size": plan.micro_batch_size,
+        "per_device_eval_batch_size": evaluation_batch(plan),
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "activation_checkpointing": plan.gradient_checkpointing == "full",
         "learning_rate": learning_rate(plan, model),

@@ -11,6 +11,7 @@ from advisor.emit.accelerate import accelerate_config, sharding_refusal
 from advisor.emit.base import Emitter, Forecast, Source, template
 from advisor.emit.llamafactory_rows import adapt_row
 from advisor.emit.readme import readme
+from advisor.emit.script import task_refusal
 from advisor.emit.yaml_text import dump_commented
 from advisor.plans import storage_refusal
 from estimators.methods import get_method
@@ -136,15 +137,9 @@ def _notes(plan: Plan, source: Source) -> list[str]:
 
 
 def _task_refusal(plan: Plan, model: ModelSpec, source: Source) -> str | None:
-    forms = config.FORMS.get(plan.task)
-    if forms is None:
-        return f"the task {plan.task} is not emitted for LLaMA-Factory, only {', '.join(config.FORMS)}"
-    if model.kind != "causal-lm":
-        return f"{model.name} is an {model.kind}: only causal language models are emitted"
-    if source.form not in forms:
-        return f"the task {plan.task} needs rows of {' or '.join(forms)}, not {source.form}"
-    if plan.packing and plan.task not in ("sft", "pretrain"):
-        return f"LLaMA-Factory does not pack rows of {source.form}"
+    reason = task_refusal(plan, model, source)
+    if reason is not None:
+        return reason
     if plan.method == "pissa" and plan.task in ("dpo", "kto"):
         return f"LLaMA-Factory has no reference model for PiSSA, whose base is changed, which {plan.task} needs"
     if plan.early_stopping_patience and not source.held_out:

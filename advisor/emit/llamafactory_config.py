@@ -12,7 +12,7 @@ from estimators.methods import get_method
 from estimators.regime import default_compute_dtype
 from profiles.dataset import Form
 from profiles.model import ModelSpec
-from profiles.plan import FOUR_BIT, FloatType, Plan, Task
+from profiles.plan import FOUR_BIT, FloatType, Plan
 
 Arguments = dict[str, Any]
 
@@ -43,14 +43,6 @@ METHOD_OPTIONS: dict[str, frozenset[str]] = {
 NAMED_TARGETS = frozenset({"gpt_neox", "deepseek_v2", "llama4_text"})
 ATTENTION = {"auto": "auto", "sdpa": "sdpa", "eager": "disabled", "flash_attention_2": "fa2"}
 
-FORMS: dict[Task, tuple[Form, ...]] = {
-    "sft": ("prompt-completion", "messages", "text"),
-    "pretrain": ("text",),
-    "dpo": ("preference",),
-    "orpo": ("preference",),
-    "kto": ("unpaired-preference",),
-}
-PREFERENCE_RATE = 5e-6  # LLaMA-Factory's DPO and KTO examples
 NO_TIMEOUT = 180_000_000  # seconds, LLaMA-Factory's examples: the other cards wait while the first reads the data
 
 
@@ -142,7 +134,7 @@ def stage(plan: Plan, source: Source) -> str:
     """LLaMA-Factory's name of the task. Plain texts are learned whole, which is its pre-training."""
     if source.form == "text":
         return "pt"
-    return {"sft": "sft", "dpo": "dpo", "orpo": "dpo", "kto": "kto"}[plan.task]
+    return {"orpo": "dpo", "reward": "rm"}.get(plan.task, plan.task)
 
 
 def data_arguments(plan: Plan, source: Source) -> Arguments:
@@ -181,11 +173,10 @@ def training_arguments(plan: Plan, model: ModelSpec) -> Arguments:
     """transformers' own. `warmup_steps` below 1 is a share; LLaMA-Factory sets no precision by itself."""
     compute = compute_dtype(plan)
     half: Arguments = {compute: True} if compute != "fp32" and plan.mixed_precision is not False else {}
-    rate = PREFERENCE_RATE if plan.task in ("dpo", "orpo", "kto") and plan.learning_rate is None else None
     found: Arguments = {
         "per_device_train_batch_size": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
-        "learning_rate": rate or learning_rate(plan, model),
+        "learning_rate": learning_rate(plan, model),
         "lr_scheduler_type": plan.lr_scheduler,
         "warmup_steps": plan.warmup_ratio,
         "weight_decay": plan.weight_decay,

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from estimators.methods import get_method
 from estimators.methods.adalora import initial_rank
 from estimators.methods.base import matches
+from estimators.tasks import SCALAR_TASKS
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 
@@ -77,7 +78,8 @@ def peft_config(plan: Plan, model: ModelSpec) -> dict[str, Any] | None:
     own = _adapter(plan, model, kind, WORDS[kind]) if kind in WORDS else _soft_prompt(plan, model)
     known = PEFT_OPTIONS.get(plan.method, frozenset())
     options = {key: value for key, value in plan.method_options.items() if key in known}
-    return {"peft_type": kind, "task_type": "CAUSAL_LM", **own, **options}
+    task = "SEQ_CLS" if plan.task in SCALAR_TASKS else "CAUSAL_LM"
+    return {"peft_type": kind, "task_type": task, **own, **options}
 
 
 def _adapter(plan: Plan, model: ModelSpec, kind: str, words: Words) -> dict[str, Any]:

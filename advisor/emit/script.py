@@ -4,17 +4,18 @@ from typing import Any, ClassVar
 
 import yaml
 
+from advisor.axes import PACKED_TASKS
 from advisor.emit.accelerate import accelerate_config
 from advisor.emit.base import Emitter, Forecast, Source, template
 from advisor.emit.readme import readme
 from advisor.emit.yaml_text import dump_commented
 from estimators.methods import get_method
+from profiles.dataset import TASK_FORMS
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 from profiles.platform import load_platforms
 
 COMMON = ("general.py", "precision.py", "progress.py", "rows.py", "running.py")
-FORMS = {"sft": ("prompt-completion", "messages", "text"), "pretrain": ("text",)}
 TRAINING_COMMENT = "eval_steps, save_steps and warmup_steps below 1 are shares of the whole run."
 
 
@@ -33,21 +34,13 @@ class ScriptEmitter(Emitter):
         """Say what of the plan the platform cannot do, or None."""
         raise NotImplementedError
 
-    def scripts(self, plan: Plan) -> tuple[str, ...]:
+    def scripts(self, plan: Plan, source: Source) -> dict[str, str]:
         """The platform's own files."""
-        return ("train.py",)
+        return {"train.py": template(self.folder, "train.py")}
 
     def refusal(self, plan: Plan, model: ModelSpec, source: Source) -> str | None:
         """Tasks, models and rows that no script of ours is for; then what the platform cannot do."""
-        forms = FORMS.get(plan.task)
-        if forms is None:
-            name = load_platforms()[self.id].name
-            return f"the task {plan.task} is not emitted for {name} yet, only {' and '.join(FORMS)}"
-        if model.kind != "causal-lm":
-            return f"{model.name} is an {model.kind}: only causal language models are emitted"
-        if source.form not in forms:
-            return f"the task {plan.task} needs rows of {' or '.join(forms)}, not {source.form}"
-        return self.plan_refusal(plan, model)
+        return task_refusal(plan, model, source) or self.plan_refusal(plan, model)
 
     def command(self, plan: Plan) -> tuple[str, ...]:
         """`python train.py`, through accelerate where cards share or main memory helps."""
@@ -57,7 +50,7 @@ class ScriptEmitter(Emitter):
 
     def files(self, plan: Plan, model: ModelSpec, source: Source, forecast: Forecast | None) -> dict[str, str]:
         """Scripts, settings, versions and a page to read; the values stand in YAML only, never in code."""
-        found = {name: template(self.folder, name) for name in self.scripts(plan)}
+        found = self.scripts(plan, source)
         found |= {name: template("common", name) for name in COMMON}
         values = self.config(plan, model, source.model_ref)
         values["training"]["report_to"] = list(source.report_to) or "none"
@@ -69,6 +62,23 @@ class ScriptEmitter(Emitter):
         trainable = get_method(plan.method).trainable_parameters(model, plan)
         found["README.md"] = readme(plan, model, source, trainable, " ".join(self.command(plan)), forecast)
         return found
+
+
+def task_refusal(plan: Plan, model: ModelSpec, source: Source) -> str | None:
+    """Tasks that no project is written for, models that are not for the task, and rows that it cannot learn from."""
+    platform = load_platforms()[plan.platform]
+    if plan.task not in platform.emitted_tasks:
+        tasks = ", ".join(platform.emitted_tasks)
+        return f"the task {plan.task} is not emitted for {platform.name} yet, only {tasks}"
+    kinds = ("causal-lm", "encoder") if plan.task == "classification" else ("causal-lm",)
+    if model.kind not in kinds:
+        return f"{model.name} is an {model.kind}: only causal language models are emitted"
+    forms = TASK_FORMS[plan.task]
+    if source.form not in forms:
+        return f"the task {plan.task} needs rows of {' or '.join(forms)}, not {source.form}"
+    if plan.packing and plan.task not in PACKED_TASKS:
+        return f"rows of {source.form} are not packed"
+    return None
 
 
 def option_refusal(plan: Plan, known: frozenset[str]) -> str | None:

@@ -274,11 +274,18 @@ def test_a_model_that_the_script_computes_is_asked_for():
 
 
 def test_what_is_not_estimated_is_said_with_what_was_read(ask):
-    code, out, err = ask(CONFIGS / "llamafactory" / "dpo.yaml", "--vram", "24")
+    code, out, err = ask(CONFIGS / "llamafactory" / "ppo.yaml", "--vram", "24")
     assert (code, err) == (2, "")
     assert "Not judged" in out
-    assert "dpo" in out
+    assert "ppo" in out
     assert "rank 8" in out
+
+
+def test_preference_training_is_judged_as_pairs_with_a_reference(ask):
+    code, out, err = ask(CONFIGS / "llamafactory" / "dpo.yaml", "--vram", "24")
+    assert (code, err) == (1, "")
+    assert "an example becomes 2 sequences" in out
+    assert "without its adapter" in out
 
 
 def test_the_formats_of_the_command_are_the_readers():

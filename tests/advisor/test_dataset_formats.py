@@ -96,6 +96,8 @@ GOOD = [
     ("classification", {"text": "t", "label": "good"}, {"text": "t", "label": "good"}),
     ("classification", {"text": "t", "label": "1"}, {"text": "t", "label": 1}),
     ("classification", {"text": "t", "label": 2.0}, {"text": "t", "label": 2}),
+    ("prompt", {"prompt": "1 + 1?", "answer": "2", "id": 7}, {"prompt": "1 + 1?", "answer": "2"}),
+    ("prompt", {"prompt": chat("u: q")}, {"prompt": chat("u: q")}),
     ("text", {"text": "t", "label": None, "meta": {}}, {"text": "t"}),
 ]
 
@@ -114,7 +116,7 @@ def test_normalised_examples_are_read_back_unchanged(name, row, example):
 
 def test_every_format_is_covered_here():
     assert {format.name for format in FORMATS} == {name for name, _, _ in GOOD}
-    assert len({name for name, _, _ in GOOD}) == 8
+    assert len({name for name, _, _ in GOOD}) == 9
 
 
 BAD = [

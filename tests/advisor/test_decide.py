@@ -208,7 +208,7 @@ def test_several_cards_shard_before_the_optimizer_is_quantised(make_facts):
 
 
 def test_what_cannot_be_written_has_no_next_command(make_facts):
-    answer = decide(Request(model="small-llama"), make_facts(task="classification"))
+    answer = decide(Request(model="small-llama", platforms=("unsloth",)), make_facts(task="dpo"))
     assert answer.best is not None
     assert answer.next_commands == ()
     assert any("by hand" in reason for reason in answer.reasons)

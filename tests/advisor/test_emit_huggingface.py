@@ -226,7 +226,7 @@ def test_arguments_that_newer_releases_removed_are_not_written() -> None:
 def test_only_what_the_method_needs_is_written() -> None:
     files = {method: set(emit(plan(method), MODEL, SOURCE).files) for method in ("lora", "adalora")}
     assert files["adalora"] - files["lora"] == {"adalora.py"}
-    scripts = {"train.py", "general.py", "precision.py", "progress.py", "rows.py", "running.py"}
+    scripts = {"train.py", "task.py", "general.py", "precision.py", "progress.py", "rows.py", "running.py"}
     assert files["lora"] == {*scripts, "config.yaml", "requirements.txt", "README.md", "plan.json"}
     assert "bitsandbytes" not in emit(plan(), MODEL, SOURCE).files["requirements.txt"]
     assert "bitsandbytes==" in emit(plan("qlora", "nf4-dq"), MODEL, SOURCE).files["requirements.txt"]
@@ -255,7 +255,7 @@ REFUSED = {
     "unsloth's checkpointing": ({"gradient_checkpointing": "unsloth"}, "Unsloth"),
     "kept outputs": ({"keep_outputs": True}, "outputs"),
     "gradients kept": ({"zero_grad_set_to_none": False}, "zero_grad"),
-    "another task": ({"task": "dpo"}, "dpo"),
+    "rows of another task": ({"task": "dpo"}, "rows of preference"),
     "computing in another half": ({"compute_dtype": "fp16"}, "load them as fp32"),
     "autocast off": ({"quantization": "fp32", "compute_dtype": "bf16", "mixed_precision": False}, "autocast"),
     "fp16 adapters": ({"quantization": "fp32", "compute_dtype": "fp16", "adapter_dtype": "bf16"}, "scaler"),

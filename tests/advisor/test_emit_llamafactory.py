@@ -326,7 +326,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a fraction of alpha": ({"lora_alpha": 2.5}, "whole number"),
     "an unknown option": ({"method_options": {"nonsense": 1}}, "nonsense"),
     "shared blocks of OFT": ({"method": "oft", "method_options": {"block_share": True}}, "block_share"),
-    "another task": ({"task": "reward"}, "reward"),
+    "another task": ({"task": "classification"}, "classification"),
     "stopping early without evaluation": ({"early_stopping_patience": 2, "eval_fraction": 0.0}, "held-out"),
 }
 

@@ -12,6 +12,7 @@ from advisor.emit import Emission, Source, emit
 from advisor.emit.huggingface import EMITTER
 from estimators.methods import get_method, methods
 from profiles.catalog import load_optimizers
+from profiles.dataset import TASK_FORMS
 from profiles.families import describe_model
 from profiles.plan import FOUR_BIT, Plan, Quantization
 
@@ -82,6 +83,47 @@ def test_trl_builds_every_training_section(projects: list[Emission], tmp_path: A
         assert built.gradient_checkpointing is (plan.gradient_checkpointing == "full")
         assert built.optim.value == own.get(plan.method, plan.optimizer)
     assert len(sections) == 136
+
+
+def config_class(task: str) -> Any:
+    import trl
+    from transformers import TrainingArguments
+    from trl.experimental.orpo import ORPOConfig
+
+    classes = {"dpo": trl.DPOConfig, "kto": trl.KTOConfig, "reward": trl.RewardConfig, "grpo": trl.GRPOConfig}
+    return {**classes, "orpo": ORPOConfig, "classification": TrainingArguments}[task]
+
+
+def test_every_other_task_is_read_by_its_own_classes(tmp_path: Any) -> None:
+    from peft import get_peft_config
+
+    checked: dict[str, int] = dict.fromkeys(set(TASK_FORMS) - {"sft", "pretrain"}, 0)
+    given = {"model": "tiny", "gpu": "rtx4090", "micro_batch_size": 2, "gradient_accumulation_steps": 4, "seq_len": 300}
+    for task, method, stored, checkpointing in product(
+        checked, sorted(methods()), get_args(Quantization), ("none", "full")
+    ):
+        if method == "lora" and stored in FOUR_BIT:
+            continue
+        values = {"task": task, "method": method, "quantization": stored, "gradient_checkpointing": checkpointing}
+        plan = Plan.model_validate({**given, **values, "early_stopping_patience": checked[task] % 2})
+        source = Source(model_ref="org/tiny", form=TASK_FORMS[task][0])
+        if get_method(method).refusal(MODEL, plan) or EMITTER.refusal(plan, MODEL, source):
+            continue
+        written = yaml.safe_load(emit(plan, MODEL, source).files["config.yaml"])
+        built = config_class(task)(output_dir=str(tmp_path), use_cpu=True, bf16=False, **written["training"])
+        assert built.gradient_checkpointing is (checkpointing == "full")
+        assert built.per_device_train_batch_size == 2
+        if task == "grpo":
+            assert (built.max_completion_length, built.num_generations, built.generation_batch_size) == (150, 8, 8)
+            assert written["max_prompt_length"] == 150
+        elif task != "classification":
+            assert built.max_length == 300
+        if written["peft"] is not None:
+            wanted = "SEQ_CLS" if task in ("reward", "classification") else "CAUSAL_LM"
+            assert get_peft_config(dict(written["peft"])).task_type == wanted
+        checked[task] += 1
+    # DPO and KTO measure against the unchanged base, which PiSSA has not
+    assert checked == {"classification": 178, "dpo": 172, "grpo": 178, "kto": 172, "orpo": 178, "reward": 178}
 
 
 def test_peft_builds_every_adapter_section(projects: list[Emission]) -> None:

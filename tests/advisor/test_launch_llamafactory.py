@@ -195,6 +195,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpo, full": ("preference", {"task": "dpo", "method": "full", "learning_rate": 1e-3}),
     "orpo": ("preference", {"task": "orpo"}),
     "kto": ("label", {"task": "kto"}),
+    "reward": ("preference", {"task": "reward"}),
 }
 
 

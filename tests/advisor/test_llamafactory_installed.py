@@ -50,10 +50,11 @@ TASKS = {
     "dpo": Source(model_ref="org/tiny", form="preference", conversational=True),
     "orpo": Source(model_ref="org/tiny", form="preference"),
     "kto": Source(model_ref="org/tiny", form="unpaired-preference", conversational=True),
+    "reward": Source(model_ref="org/tiny", form="preference", conversational=True),
 }
 # Axes that do not depend on each other: every plan takes the next value of each.
 TURNS: dict[str, list[Any]] = {
-    "task": ["sft", "sft", "pretrain", "dpo", "sft", "orpo", "kto"],
+    "task": ["sft", "sft", "pretrain", "dpo", "sft", "orpo", "kto", "reward"],
     "attention": ["auto", "sdpa", "eager", "flash_attention_2"],
     "gradient_checkpointing": ["full", "none", "unsloth"],
     "packing": [False, False, False, False, True],

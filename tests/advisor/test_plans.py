@@ -4,6 +4,7 @@ from advisor.axes import accumulation, checkpointings, micro_batches, offloading
 from advisor.plans import RULES, Cell, draft_plan, enumerate_cells, name_card, screen_cell
 from advisor.request import Request
 from estimators.methods import framework_methods
+from profiles.dataset import TASK_FORMS
 from profiles.plan import Plan
 from profiles.platform import load_platforms
 
@@ -123,10 +124,10 @@ def test_micro_batches_complete_the_global_batch_exactly(make_facts):
     for size in (1, 2, 6, 12, 16, 17):
         request = Request(model="m", global_batch_size=size)
         share = sequences_a_card(request, facts)
-        for micro in micro_batches(request, share):
+        for micro in micro_batches(request, facts, share):
             assert micro * accumulation(micro, share) == size
     of_two = sequences_a_card(Request(model="m", global_batch_size=16), make_facts(n_gpus=2))
-    assert micro_batches(Request(model="m"), of_two) == (1, 2, 4, 8)
+    assert micro_batches(Request(model="m"), facts, of_two) == (1, 2, 4, 8)
 
 
 def test_small_data_turns_the_guards_on(make_facts):
@@ -180,12 +181,11 @@ def test_the_platform_table_says_what_the_emitters_do():
         "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 128,
     }  # fmt: skip
     model = describe_model(config, "tiny")
-    forms = {"pretrain": "text", "dpo": "preference", "orpo": "preference", "kto": "unpaired-preference"}
     checked = 0
     for name, platform in load_platforms().items():
         for task in platform.tasks:
-            form = forms.get(task, "prompt-completion")
-            plan = Plan(model="tiny", platform=name, task=task, seq_len=64)
+            form = TASK_FORMS[task][0]
+            plan = Plan(model="tiny", platform=name, task=task, seq_len=64, micro_batch_size=2)
             refusal = emitters()[name].refusal(plan, model, Source(model_ref="tiny", form=form))
             assert (refusal is None) == (task in platform.emitted_tasks), (name, task, refusal)
             checked += 1

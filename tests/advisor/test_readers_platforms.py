@@ -96,7 +96,7 @@ def test_examples_of_llamafactory_whose_model_is_known_are_estimated(llamafactor
     assert verdict("train_lora/qwen3_lora_sft.yaml", vram_gib=24).verdict == "fits"
     assert verdict("train_full/qwen3_full_sft.yaml", gpu="rtx4090").verdict == "does not fit"
     assert verdict("train_lora/qwen3_lora_sft_ray.yaml", vram_gib=24).plan.n_gpus == 4
-    assert "dpo" in verdict("train_lora/qwen3_lora_dpo.yaml", vram_gib=24).unjudged
+    assert verdict("train_lora/qwen3_lora_dpo.yaml", vram_gib=24).verdict == "fits"
     assert "GPTQ" in verdict("train_qlora/llama3_lora_sft_gptq.yaml", vram_gib=24).unjudged
     assert "AQLM" in verdict("train_qlora/llama3_lora_sft_aqlm.yaml", vram_gib=24).unjudged
 

@@ -17,7 +17,7 @@ from llamafactory.hparams import get_train_args, parser
 
 BUILT = parser.HfArgumentParser(parser._TRAIN_ARGS)
 parser.HfArgumentParser = lambda kinds: BUILT  # built anew for each call it would take most of the time
-STAGES = {"sft": "sft", "pretrain": "pt", "dpo": "dpo", "orpo": "dpo", "kto": "kto"}
+STAGES = {"sft": "sft", "pretrain": "pt", "dpo": "dpo", "orpo": "dpo", "kto": "kto", "reward": "rm"}
 
 
 def parse(files, plan):

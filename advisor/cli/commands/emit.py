@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 Examples:
   ftadvise emit --model llama-8b --vram 24 --data train.jsonl -o run
   ftadvise emit --model llama-8b --plan plan.json --data train.jsonl -o run
+  ftadvise emit --model llama-8b --task grpo --data sums.jsonl --reward judge.py -o run
 """
 )
 @request_options
 @click.option("--plan", "plan_path", metavar="FILE|-", help="Write this plan instead of the recommended one.")
+@click.option("--reward", metavar="FILE", help="Python file with a function `reward`, for --task grpo.")
 @click.option("-o", "--out", required=True, metavar="DIR", help="A new or empty folder.")
 @click.option("--force", is_flag=True, help="Replace files of the same name in DIR.")
 @click.option(
@@ -40,6 +42,7 @@ Examples:
 @json_option
 def command(
     plan_path: str | None,
+    reward: str | None,
     out: str,
     force: bool,
     general_text: str | None,
@@ -69,6 +72,7 @@ def command(
             return 1
         candidate = recommendation.best
     estimate = Estimate(memory=candidate.memory, speed=candidate.speed)
+    judge = None if reward is None else read_text(reward)
     emission = write_project(
         candidate.plan,
         known.model,
@@ -76,6 +80,7 @@ def command(
         Path(out),
         data=request.data,
         replay=request.replay,
+        reward=judge,
         general_text=general_text,
         report_to=tuple(dict.fromkeys(monitors)),
         force=force,

@@ -1,13 +1,12 @@
 """LoRA+: a learning rate for B that is several times that of A."""
 
 from peft.optimizers import create_loraplus_optimizer
-from trl import SFTTrainer
 
 
-def loraplus_trainer(ratio):
-    """SFTTrainer with LoRA+'s optimizer. `ratio`: B's learning rate over A's."""
+def loraplus_trainer(kind, ratio):
+    """`kind`, a trainer, with LoRA+'s optimizer. `ratio`: B's learning rate over A's."""
 
-    class LoraPlusTrainer(SFTTrainer):
+    class LoraPlusTrainer(kind):
         def create_optimizer(self, *args, **kwargs):
             """The optimizer of the training arguments over PEFT's groups of parameters."""
             if self.optimizer is None:

@@ -17,25 +17,18 @@ CONFIG = yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8"))
 if CONFIG["expandable_segments"]:  # torch reads it when it is imported
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
+import task  # noqa: E402
 import torch  # noqa: E402
 from accelerate import PartialState  # noqa: E402
 from general import GeneralText  # noqa: E402
-from peft import get_peft_config, prepare_model_for_kbit_training  # noqa: E402
+from peft import get_peft_config, get_peft_model, prepare_model_for_kbit_training  # noqa: E402
 from precision import DTYPES, choose_precision  # noqa: E402
 from progress import CHECKPOINTS, Progress  # noqa: E402
-from rows import load_rows  # noqa: E402
 from running import find_checkpoint, run  # noqa: E402
-from transformers import (  # noqa: E402
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    EarlyStoppingCallback,
-    set_seed,
-)
-from trl import SFTConfig, SFTTrainer  # noqa: E402
+from transformers import AutoTokenizer, BitsAndBytesConfig, EarlyStoppingCallback, set_seed  # noqa: E402
 
 
-def load_model(precision):
+def load_model(precision, task_options):
     """The base model, quantised if config.yaml says so."""
     options = CONFIG["model"]
     # 16-bit weights follow the machine's 16-bit type; float32 stays.
@@ -48,8 +41,12 @@ def load_model(precision):
             quantization.bnb_4bit_quant_storage = DTYPES[precision]
 
     def load(attention):
-        return AutoModelForCausalLM.from_pretrained(
-            options["name_or_path"], dtype=dtype, quantization_config=quantization, attn_implementation=attention
+        return task.Model.from_pretrained(
+            options["name_or_path"],
+            dtype=dtype,
+            quantization_config=quantization,
+            attn_implementation=attention,
+            **task_options,
         )
 
     try:
@@ -75,6 +72,16 @@ def train_last_layers(model, count):
     layers[-count:].requires_grad_(True)
 
 
+def add_adapter(model):
+    """What TRL's trainers do with `peft_config`, for a trainer that does not, or not so."""
+    model = get_peft_model(model, get_peft_config(CONFIG["peft"]))
+    if CONFIG["quantization"] is not None:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
+    return model
+
+
 def projector_class(method):
     """What the optimizer keeps of each matrix."""
     if method == "galore":
@@ -94,35 +101,40 @@ def main(resume):
     set_seed(training["seed"])  # adapters are initialised before the trainer would do this
     precision = choose_precision(CONFIG["precision"])
     tokenizer = AutoTokenizer.from_pretrained(CONFIG["model"]["name_or_path"])
-    train_rows = load_rows("data/train.jsonl", tokenizer, training)
-    eval_rows = load_rows("data/eval.jsonl", tokenizer, training)
+    train_rows = task.load_data("data/train.jsonl", tokenizer, CONFIG)
+    eval_rows = task.load_data("data/eval.jsonl", tokenizer, CONFIG)
     if eval_rows is None:  # nothing held out: nothing to evaluate on
         training.update(eval_strategy="no", eval_on_start=False, load_best_model_at_end=False)
-    model = load_model(precision)
+    model = load_model(precision, task.model_options(train_rows))
     if CONFIG["method"] == "bitfit":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.endswith(".bias"))
     elif CONFIG["method"] == "freeze":
         train_last_layers(model, CONFIG["trained_layers"])
 
-    trainer_class, progress = SFTTrainer, Progress()
+    trainer_class, progress = task.Trainer, Progress()
     callbacks = [progress, GeneralText(progress)]
     if CONFIG["method"] == "adalora":
-        from adalora import AdaLoraTrainer, RankAllocation
+        from adalora import RankAllocation, adalora_trainer
 
-        trainer_class = AdaLoraTrainer
+        trainer_class = adalora_trainer(task.Trainer)
         callbacks.append(RankAllocation(**CONFIG["adalora"]))
     elif CONFIG["method"] == "loraplus":
         from loraplus import loraplus_trainer
 
-        trainer_class = loraplus_trainer(CONFIG["loraplus_lr_ratio"])
+        trainer_class = loraplus_trainer(task.Trainer, CONFIG["loraplus_lr_ratio"])
     elif CONFIG["method"] in ("galore", "apollo"):
         torch.serialization.add_safe_globals([projector_class(CONFIG["method"])])  # --resume meets it in checkpoints
     if CONFIG["early_stopping_patience"] and eval_rows is not None:
         callbacks.append(EarlyStoppingCallback(CONFIG["early_stopping_patience"]))
+    options = task.trainer_options(tokenizer, CONFIG)
+    if CONFIG["peft"] and task.ADAPTER_FIRST:
+        model = add_adapter(model)
+    elif CONFIG["peft"]:
+        options["peft_config"] = get_peft_config(CONFIG["peft"])
     trainer = trainer_class(
         model=model,
-        args=SFTConfig(
+        args=task.Arguments(
             output_dir=str(CHECKPOINTS),
             use_cpu=not torch.cuda.is_available(),
             bf16=precision == "bf16" and CONFIG["mixed_precision"],
@@ -132,8 +144,8 @@ def main(resume):
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        peft_config=get_peft_config(CONFIG["peft"]) if CONFIG["peft"] else None,
         callbacks=callbacks,
+        **options,
     )
 
     # Gradient scaling (fp16) works on float32 parameters only.
@@ -142,6 +154,10 @@ def main(resume):
     if cast_to:
         for parameter in trainable:
             parameter.data = parameter.data.to(DTYPES[cast_to])
+    if precision == "fp32":  # without autocast a layer that is trained whole takes only its own dtype
+        for name, parameter in trainer.model.named_parameters():
+            if "modules_to_save" in name:
+                parameter.data = parameter.data.float()
     if not trainable:
         raise SystemExit(
             f"Nothing to train: the model has no parameters that {CONFIG['method']} trains"
