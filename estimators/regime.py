@@ -104,8 +104,8 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
     fused_layers = runs_unsloth_layers(plan, model)
     masked = (has_mask(plan) or method.adds_keys) and not fused_layers
     adapter = DTYPE_BYTES[plan.adapter_dtype] if plan.adapter_dtype else _adapter_bytes(plan, compute)
-    if not quantized:
-        adapter = max(adapter, base)  # PEFT makes them in the base's dtype, and only ever widens them
+    if not quantized:  # PEFT makes adapters in the base's dtype, and only ever widens them; prompts in fp32
+        adapter = 4 if method.adds_tokens or method.adds_keys else max(adapter, base)
     autocast = autocast and compute < 4
     if autocast and plan.sharding not in ("none", "ddp") and plan.fsdp_version == 2:
         autocast = False

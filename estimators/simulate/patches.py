@@ -149,7 +149,7 @@ def _attention(capability: tuple[int, int], expand_kv_heads: bool, flash_dtype: 
             masked=attn_mask is not None,
             heads=query.shape[1],
             kv_heads=key.shape[1],
-            gqa=enable_gqa,
+            gqa=enable_gqa or flash_dtype is not None,  # FlashAttention 2 groups keys by itself
             dims=(query.shape[-1], value.shape[-1]),
         )
         with torch.autocast("cuda", enabled=False):
