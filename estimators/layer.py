@@ -135,11 +135,11 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
 
 
 def stream_itemsize(block: Block, regime: Regime, setup: LayerSetup) -> int:
-    """Bytes of a layer's output. A quantised linear gives back the dtype that it was given, which may be the fp32 of
-    autocast's LayerNorm, and PEFT leaves what fp32 vectors make of it under autocast (DoRA's magnitude, (IA)3,
+    """Bytes of a layer's output. A quantised linear, or a dense update, gives back the dtype that it was given, which
+    may be the fp32 of autocast's LayerNorm, and PEFT leaves what fp32 vectors make of it under autocast (DoRA's magnitude, (IA)3,
     AdaLoRA's rank count over int8): the residual sum follows.
     """
-    if not regime.quantized:
+    if not (regime.quantized or (regime.autocast and setup.ranks)):
         return regime.residual
     tape = Tape()
     x = tape.tensor(input_width(block), regime.residual, True)
