@@ -119,6 +119,8 @@ def refuse(job: Job) -> None:
         raise UnsupportedError("Unsloth's own 4-bit experts cannot be traced", "the analytic estimate stands")
     if plan.sharding == "fsdp2" and plan.fsdp_version == 1:
         raise UnsupportedError("the simulated tier runs FSDP2, not FSDP1")
+    if plan.sharding == "fsdp2" and plan.kbit_prepared and plan.quantization in FOUR_BIT:
+        raise UnsupportedError("k-bit preparation would widen the 4-bit codes, which stand in no Params4bit here")
     if plan.sharding == "zero3":
         raise UnsupportedError("the simulated tier does not run ZeRO-3", "its analytic estimate stands")
 
