@@ -136,8 +136,8 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
 
 def stream_itemsize(block: Block, regime: Regime, setup: LayerSetup) -> int:
     """Bytes of a layer's output. A quantised linear, or a dense update, gives back the dtype that it was given, which
-    may be the fp32 of autocast's LayerNorm, and PEFT leaves what fp32 vectors make of it under autocast (DoRA's magnitude, (IA)3,
-    AdaLoRA's rank count over int8): the residual sum follows.
+    may be the fp32 of autocast's LayerNorm, and PEFT leaves what fp32 vectors make of it under autocast (DoRA's
+    magnitude, (IA)3, AdaLoRA's rank count over int8): the residual sum follows.
     """
     if not (regime.quantized or (regime.autocast and setup.ranks)):
         return regime.residual
