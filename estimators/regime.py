@@ -130,7 +130,7 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         keep_outputs=bool(plan.keep_outputs),
         outputs_to_fp32=autocast and plan.platform == "llamafactory",
         checkpointing=plan.gradient_checkpointing != "none",
-        reentrant=plan.platform != "hf",
+        reentrant=plan.platform == "unsloth" or (plan.platform == "llamafactory" and plan.sharding != "fsdp2"),
         offload_checkpoints=plan.gradient_checkpointing == "unsloth",
         fused_kernels=plan.platform == "unsloth",
         fused_layers=fused_layers,
