@@ -135,7 +135,7 @@ def _fsdp2(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, e
             forward=2 * layer + kept,
             head=0.0 if kept else 2 * tail + layer,
             loss=tail + layer,
-            logits=0.0 if kept else max(0.0, tail - layer),
+            logits=max(0.0, tail - layer) if regime.loss == "full" and not kept else 0.0,  # others gather it themselves
             lowest=0.0 if kept else max(0.0, embedding - layer),
             backward=2 * layer + kept + reduced,
             embedding=max(layer + 2 * embedding - shard, 0.0 if kept else (2 + 1 / n) * embedding),

@@ -4,7 +4,7 @@ from statistics import median
 
 from benchmarks.grid import compare, recorded
 
-# Where the formulas stand today, not where they shall: the aim is 4 % for 99 cells of 100 and nothing under by over 3 %.
+# Where the formulas stand today, not where they shall: 4 % for 99 cells of 100, nothing under by over 3 %.
 CELLS, MEDIAN, WITHIN_4_PERCENT, UNDER_3_PERCENT = 1600, 0.002, 0.95, 0.02
 UNDER_ON_ONE_CARD = 0.07
 
