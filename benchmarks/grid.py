@@ -202,7 +202,7 @@ def _exists(cell: Cell) -> bool:
         return False
     if f["gpu"] == "t4" and f["quantization"] == "bf16":
         return False
-    if "sharding" in f and sharding_refusal(cell.plan) is not None:
+    if "sharding" in f and (sharding_refusal(cell.plan) is not None or _makes_zero_fp32(f)):
         return False
     try:
         plan, spec = cell.plan, cell.spec
@@ -212,6 +212,11 @@ def _exists(cell: Cell) -> bool:
     except (AdviseError, ValueError):
         return False
     return True
+
+
+def _makes_zero_fp32(fields: dict[str, Any]) -> bool:
+    """DeepSpeed without a 16-bit flag casts the whole model to fp32, which no platform writes."""
+    return fields["sharding"] != "fsdp2" and fields["mixed_precision"] is False and fields["sharding"] != "ddp"
 
 
 def _positions(spec: ModelSpec) -> int:

@@ -140,6 +140,7 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
     width, itemsize = spec.num_heads * scope.seq_len, qc.itemsize
     scores = tape.op(qc, kc, width=width, itemsize=itemsize, saved=[qc.buffer, kc.buffer])
     tape.drop(qc, kc)
+    named = [tape.hold(scores)] if spec.form == "bloom" else []  # to the end of its function
     if spec.form not in ("bloom", "falcon"):
         unscaled, scores = scores, tape.op(scores, width=width, itemsize=itemsize)
         tape.drop(unscaled)
@@ -153,6 +154,8 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
         tape.drop(capped)
     masked = tape.op(scores, width=width, itemsize=max(itemsize, regime.residual), passes=[scores])
     tape.drop(scores)
+    if named:
+        named.append(tape.hold(masked))
     probabilities = _with_sinks(scope, masked, spec) if spec.sinks else _fp32_softmax(scope, masked)
     weights = tape.cast(probabilities, q.itemsize)
     tape.drop(probabilities)
@@ -160,7 +163,7 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
         tape.returned.append(tape.hold(weights))
     wc = cast_for_matmul(scope, weights)
     out = tape.op(wc, vc, width=_out_width(spec), itemsize=wc.itemsize, saved=[wc.buffer, vc.buffer])
-    tape.drop(wc, weights, vc, kr, vr)
+    tape.drop(wc, weights, vc, kr, vr, *named)
     return _contiguous(scope, out)
 
 

@@ -63,7 +63,7 @@ def _plain(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Lay
     tape = Tape()
     x = tape.tensor(input_width(block), regime.stream, setup.input_requires_grad)
     out = run_layer(tape, x, block, regime, setup, seq_len)
-    forward = tape.envelope()
+    forward = _beside_returned(tape)
     tape.drop(out)
     tape.drop_returned()
     saved = (tape.per_token, tape.constant)
@@ -77,6 +77,12 @@ def _plain(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Lay
     return LayerProfile(
         saved=saved, forward=forward, backward=tape.envelope(), left=tape.constant, pinned=pinned, let_go=let_go
     )
+
+
+def _beside_returned(tape: Tape) -> tuple[Line, ...]:
+    """The highest points of a forward while the loop over layers still names what the last one returned."""
+    held = sum(t.buffer.per_token for t in tape.returned if t.buffer.refs == 1)
+    return tuple((a + held, b) for a, b in tape.envelope())
 
 
 def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> LayerProfile:
@@ -115,7 +121,7 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
     first.hold(x)
     first.per_token = 0.0
     out = run_layer(first, x, block, regime, setup, seq_len)
-    forward = first.envelope()
+    forward = _beside_returned(first)
     first.drop(out)
     first.drop_returned()
     return LayerProfile(
@@ -129,11 +135,11 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
 
 
 def stream_itemsize(block: Block, regime: Regime, setup: LayerSetup) -> int:
-    """Bytes of a layer's output. A quantised linear gives back the dtype that it was given, which may be the fp32 of
-    autocast's LayerNorm, and PEFT leaves what fp32 vectors make of it under autocast (DoRA's magnitude, (IA)3,
-    AdaLoRA's rank count over int8): the residual sum follows.
+    """Bytes of a layer's output. A quantised linear, or a dense update, gives back the dtype that it was given, which
+    may be the fp32 of autocast's LayerNorm, and PEFT leaves what fp32 vectors make of it under autocast (DoRA's
+    magnitude, (IA)3, AdaLoRA's rank count over int8): the residual sum follows.
     """
-    if not regime.quantized:
+    if not (regime.quantized or (regime.autocast and setup.ranks)):
         return regime.residual
     tape = Tape()
     x = tape.tensor(input_width(block), regime.residual, True)

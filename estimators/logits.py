@@ -186,8 +186,8 @@ def _fused(scope: Scope, model: ModelSpec, hidden: Tensor, tokens: int) -> Tenso
     tile = (a_row, 0.0) if tokens <= TRL_TOKEN_TILE else (0.0, a_row * TRL_TOKEN_TILE)
     last = TRL_VOCAB_TILE if tokens > TRL_TOKEN_TILE else head.out_features - TRL_VOCAB_TILE
     of_weight = [min(TRL_VOCAB_TILE, head.out_features), max(0, min(TRL_VOCAB_TILE, last, head.out_features))]
-    narrow = head.in_features * product if regime.base > product else 0
-    cast, casts = float(narrow * of_weight[0]), float(narrow * sum(of_weight))  # backward names one until the next
+    copied = head.in_features * product if regime.base != product else 0
+    cast, casts = float(copied * of_weight[0]), float(copied * sum(of_weight))  # backward names one until the next
     tape.scratch(tile[0], tile[1] + cast)
     weight = head.weight_parameters
     gradient = weight * regime.base if scope.trains_weights else 0.0

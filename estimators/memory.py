@@ -161,7 +161,8 @@ class MemoryModel:
             ("inputs", self._input_bytes(tokens)),
         ]
         forward_logits = max(_at(head.forward, tokens), _point(head.saved, tokens) + self._penalty)
-        logits = max(forward_logits + self._cast_copies + held, _at(head.backward, tokens) + self._held_penalty)
+        forward_logits += self._cast_copies + held + standing.whole.logits
+        logits = max(forward_logits, _at(head.backward, tokens) + self._held_penalty)
         whole = standing.whole
         kept = saved + self._last_graph * tokens
         saved -= tokens * sum(count * p.let_go for count, p in self._layers)
@@ -170,6 +171,7 @@ class MemoryModel:
                 [*fixed, ("gathered", whole.forward), ("other", self._reference_copies)], found, kept, tokens, held
             ),
             [*fixed, ("gathered", whole.start), ("gradients", found), ("logits", held)],
+            [*fixed, ("gathered", whole.head), ("gradients", found), ("saved_activations", saved), ("logits", held)],
             key=_total,
         )
         loss: Parts = [("gathered", whole.loss), ("gradients", gradients), ("saved_activations", kept)]
@@ -276,24 +278,26 @@ class MemoryModel:
             peak = _at(profile.backward, tokens)
             working = peak if profile.checkpointed else peak - own
             bottom = max(saved - stays, own) if self.regime.offload_checkpoints else min(saved, own)
-            ends = ((saved, head_left), (bottom, total_left - profile.left))
+            lowest = self.standing.whole.lowest
+            ends = ((saved, head_left, 0.0), (bottom, total_left - profile.left, lowest))
             if self.method.trains_layers:  # which layers lie below this one is known
                 done += count * profile.left
                 top = below + count * alive_of(profile)
                 ends = (
-                    (top, total_left - done),
-                    (below + alive_of(profile), total_left - done + (count - 1) * profile.left),
+                    (top, total_left - done, 0.0),
+                    (below + alive_of(profile), total_left - done + (count - 1) * profile.left, lowest),
                 )
                 below = top
             candidates.extend(
                 [
                     *fixed,
+                    ("gathered", gathered),
                     ("gradients", gradients or left * self.standing.gradient_share),
                     ("saved_activations", alive),
                     ("layer_working_set", working),
                     ("logits", held),
                 ]
-                for alive, left in ends
+                for alive, left, gathered in ends
             )
         return max(candidates, key=_total)
 

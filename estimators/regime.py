@@ -110,8 +110,8 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
     fused_layers = runs_unsloth_layers(plan, model)
     masked = (has_mask(plan) or method.adds_keys) and not fused_layers
     adapter = DTYPE_BYTES[plan.adapter_dtype] if plan.adapter_dtype else _adapter_bytes(plan, compute)
-    if not quantized:
-        adapter = max(adapter, base)  # PEFT makes them in the base's dtype, and only ever widens them
+    if not quantized:  # PEFT makes adapters in the base's dtype, and only ever widens them; prompts in fp32
+        adapter = 4 if method.adds_tokens or method.adds_keys else max(adapter, base)
     autocast = autocast and compute < 4
     if autocast and plan.sharding not in ("none", "ddp") and plan.fsdp_version == 2:
         autocast = False
@@ -136,7 +136,7 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         keep_outputs=bool(plan.keep_outputs),
         outputs_to_fp32=autocast and plan.platform == "llamafactory",
         checkpointing=plan.gradient_checkpointing != "none",
-        reentrant=plan.platform != "hf",
+        reentrant=plan.platform == "unsloth" or (plan.platform == "llamafactory" and plan.sharding != "fsdp2"),
         offload_checkpoints=plan.gradient_checkpointing == "unsloth",
         fused_kernels=plan.platform == "unsloth",
         fused_layers=fused_layers,

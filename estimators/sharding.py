@@ -4,8 +4,10 @@ FSDP2 as accelerate 1.15 sets it up (utils/fsdp_utils.py fsdp2_prepare_model): a
 of its own, final norm and head another (with the embedding where tied) that stays gathered to the end of forward.
 Trained parameters become fp32, are gathered in 16 bits, and their gradients go back to fp32. What is whole when, was
 read off the simulated tier, which runs torch's own code (torch 2.13 distributed/fsdp/_fully_shard):
-- forward: the embedding and its flat buffer, then a layer and its own (kept until the next layer is gathered);
-- backward: a layer, the buffer of the next one (prefetched), and the last reduce-scatter's input.
+- forward: the embedding and its flat buffer, then a layer and its own (kept until the next layer is gathered), at last
+  the head and its own;
+- backward: a layer, the buffer of the next one (prefetched; the embedding's follows the lowest layer's), and the last
+  reduce-scatter's input.
 Between micro-batches gradients are not reduced (Trainer's `no_sync`): whole ones stay on every card.
 
 DDP's reducer (csrc/distributed/c10d/reducer.cpp) keeps all gradients once more, in buckets.
@@ -33,14 +35,19 @@ REUSE_DISTANCE = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """Bytes on one card beyond its shares, by phase of the step; `start`: of forward, nothing is saved yet."""
+    """Bytes on one card beyond its shares, by phase of the step; `start`: of forward, nothing is saved yet; `head`: of
+    the loss, no logits are made yet; `logits`,
+    `lowest`: what the head's forward has above `loss`, and the lowest layer's backward above `backward`."""
 
     start: float = 0.0
     forward: float = 0.0
+    head: float = 0.0
     loss: float = 0.0
     backward: float = 0.0
     embedding: float = 0.0
     step: float = 0.0
+    logits: float = 0.0
+    lowest: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +80,18 @@ def shares(
     if plan.sharding == "none":
         return Shares()
     if plan.sharding == "ddp":
-        return Shares(whole=Whole(gradients, gradients, gradients, gradients, gradients, gradients))
+        return Shares(whole=_always(gradients))
     if plan.sharding == "fsdp2" and plan.fsdp_version == 1:
         return _fsdp1(plan, model, regime, trains_base=trains_base)
     if plan.sharding == "fsdp2":
         return _fsdp2(plan, model, regime, trains_base=trains_base, elements=elements)
     return _zero(plan, model, regime, trains_base=trains_base, elements=elements)
+
+
+def _always(n_bytes: float) -> Whole:
+    return Whole(
+        start=n_bytes, forward=n_bytes, head=n_bytes, loss=n_bytes, backward=n_bytes, embedding=n_bytes, step=n_bytes
+    )
 
 
 def _fsdp1(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool) -> Shares:
@@ -95,7 +108,7 @@ def _fsdp1(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool) -
         whole += layer + root * regime.compute  # gradients before they are reduced
     upcast = regime.autocast and trains_base
     stored = FP32_BYTES if upcast else None
-    return Shares(n, n, n, stored=stored, checkpoints=2, whole=Whole(whole, whole, whole, whole, whole, whole))
+    return Shares(n, n, n, stored=stored, checkpoints=2, whole=_always(whole))
 
 
 def _fsdp2(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, elements: float) -> Shares:
@@ -120,7 +133,10 @@ def _fsdp2(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, e
         whole=Whole(
             start=2 * (embedding + layer) if kept else max(2 * embedding, embedding + 2 * layer),
             forward=2 * layer + kept,
+            head=0.0 if kept else 2 * tail + layer,
             loss=tail + layer,
+            logits=max(0.0, tail - layer) if regime.loss == "full" and not kept else 0.0,  # others gather it themselves
+            lowest=0.0 if kept else max(0.0, embedding - layer),
             backward=2 * layer + kept + reduced,
             embedding=max(layer + 2 * embedding - shard, 0.0 if kept else (2 + 1 / n) * embedding),
         ),

@@ -71,6 +71,12 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
     own_gradients = 0.0 if _gradients_leave(plan) else gradients / split.gradients
     on_card = 0.0 if plan.offload_parameters else 1.0 / split.weights
     temporary = trained.temporary * wider / split.gradients
+    largest_load = largest_load_bytes(model, regime, prepared=bool(plan.kbit_prepared))
+    if split.loaded:  # beside the shards, or what comes before them: adapters that PEFT makes in fp32
+        first = float(max(e.parameters for e in model.embeddings) * regime.base) / split.weights
+        whole = base - split.unsharded
+        before = trained.elements * FP32_BYTES - whole * on_card
+        largest_load = whole + max(largest_load, before, adapters + (first if plan.offload_parameters else 0.0))
     return Standing(
         base=(base - split.unsharded) * on_card
         + split.unsharded
@@ -80,7 +86,7 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
         accumulated=own_gradients if split.accumulated is None else split.accumulated,
         states=0.0 if plan.offload_optimizer else states / split.states + trained.elements * split.masters,
         temporary=0.0 if plan.offload_optimizer else temporary,
-        largest_load=max(largest_load_bytes(model, regime), split.loaded * (base - split.unsharded + adapters)),
+        largest_load=largest_load,
         workspace=workspace,
         gradient_share=own_gradients / trained.gradients if trained.gradients else 1.0,
         checkpoints=split.checkpoints,

@@ -54,15 +54,23 @@ def base_weight_bytes(model: ModelSpec, regime: Regime) -> float:
     return total
 
 
-def largest_load_bytes(model: ModelSpec, regime: Regime) -> float:
-    """The largest tensor on its way in: loading quantises one weight at a time from its 16-bit form, then k-bit
-    preparation widens what was left in 16 bits: embedding, head and a layer's fused experts are the largest."""
+def largest_load_bytes(model: ModelSpec, regime: Regime, *, prepared: bool) -> float:
+    """What loading takes beside the weights: it quantises one at a time from its 16-bit form, then k-bit preparation
+    (`prepared`) widens what was left in 16 bits, one at a time; sharding may narrow that again (`regime.base`)."""
     if not regime.quantized:
         return 0.0
-    if regime.base > regime.compute:
-        wide = [e.parameters for e in model.embeddings]
-        wide += [model.head.weight_parameters] if model.head is not None else []
-        wide += [x.weight_parameters for g in model.layers for x in g.block.linears if not is_quantized(x, regime)]
-        return float(max(wide)) * regime.compute
+    if prepared and regime.compute < FP32_BYTES:
+        left = _left_in_half(model, regime)
+        return float(max(left)) * regime.compute + float(sum(left)) * (FP32_BYTES - regime.base)
     shapes = (x.in_features * x.out_features for g in model.layers for x in g.block.linears)
     return float(max(shapes)) * regime.compute
+
+
+def _left_in_half(model: ModelSpec, regime: Regime) -> list[int]:
+    """Elements of each large tensor that is not quantised: embedding, head and a layer's fused experts."""
+    left = [e.parameters for e in model.embeddings]
+    if model.head is not None and not model.tie_word_embeddings:
+        left.append(model.head.weight_parameters)
+    for group in model.layers:
+        left += [x.weight_parameters for x in group.block.linears if not is_quantized(x, regime)] * group.count
+    return left

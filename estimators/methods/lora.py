@@ -23,8 +23,9 @@ class Lora(LinearAdapter):
 
     def parameters(self, x: AdaptedLinear, plan: Plan) -> Iterator[TrainedTensors]:
         """A, B and, of DoRA, the magnitude vector."""
-        yield TrainedTensors(elements=x.rank * x.linear.in_features, tensors=x.layers)
-        yield TrainedTensors(elements=x.rank * x.linear.out_features, tensors=x.layers)
+        n_in, n_out = x.linear.in_features, x.linear.out_features
+        yield TrainedTensors(elements=x.rank * n_in, tensors=x.layers, columns=n_in)
+        yield TrainedTensors(elements=x.rank * n_out, tensors=x.layers, columns=x.rank)
         if self.adapter(plan) == "dora":
             yield TrainedTensors(elements=x.linear.out_features, tensors=x.layers)
 

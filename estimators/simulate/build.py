@@ -73,8 +73,12 @@ def build(job: Job, regime: Regime, tracker: Tracker, *, num_layers: int) -> Bui
     cast_adapters(model, plan, regime)
     if regime.checkpointing and (plan.platform != "llamafactory" or hasattr(model, "get_base_model")):
         model.enable_input_require_grads()  # transformers 5.23 with checkpointing; LLaMA-Factory leaves it to PEFT
+    mixed = plan.mixed_precision is not False and regime.compute < 4
+    if plan.sharding in ("zero1", "zero2") and mixed:
+        for parameter in model.parameters():  # DeepSpeed's engine casts the whole module (runtime/engine.py)
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(compute_dtype)
     if plan.sharding == "fsdp2":
-        mixed = plan.mixed_precision is not False and regime.compute < 4
         model = shard_fsdp2(model, plan, join_group(plan.n_gpus, tracker), mixed=compute_dtype if mixed else None)
     _name_parameters(model, plan, layers, tracker)
     trained = tuple(p for p in model.parameters() if p.requires_grad)

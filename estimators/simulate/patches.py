@@ -146,10 +146,10 @@ def _attention(capability: tuple[int, int], expand_kv_heads: bool, flash_dtype: 
             capability=capability,
             half=query.dtype.itemsize == 2,
             bf16=query.dtype == torch.bfloat16,
-            masked=attn_mask is not None,
+            masked=attn_mask is not None and flash_dtype is None,  # FlashAttention 2 takes no mask
             heads=query.shape[1],
             kv_heads=key.shape[1],
-            gqa=enable_gqa,
+            gqa=enable_gqa or flash_dtype is not None,  # and groups keys by itself
             dims=(query.shape[-1], value.shape[-1]),
         )
         with torch.autocast("cuda", enabled=False):

@@ -4,12 +4,16 @@ from statistics import median
 
 from benchmarks.grid import compare, recorded
 
-# Where the formulas stand today, not where they shall: the aim is a median of 0.5 % and nothing under by more than 3 %.
-MEDIAN, WITHIN_4_PERCENT = 0.003, 0.9
+# Where the formulas stand today, not where they shall: 4 % for 99 cells of 100, nothing under by over 3 %.
+CELLS, MEDIAN, WITHIN_4_PERCENT, UNDER_3_PERCENT = 1600, 0.002, 0.95, 0.02
+UNDER_ON_ONE_CARD = 0.07
 
 
 def test_formulas_do_not_drift_from_the_recorded_cells() -> None:
-    sizes = [abs(c.allocated) for c in compare(recorded(), replayed=False)]
-    assert len(sizes) >= 360
-    assert median(sizes) <= MEDIAN
-    assert sum(size <= 0.04 for size in sizes) >= WITHIN_4_PERCENT * len(sizes)
+    found = list(compare(recorded(), replayed=False))
+    errors = [c.allocated for c in found]
+    assert len(errors) >= CELLS
+    assert median(abs(e) for e in errors) <= MEDIAN
+    assert sum(abs(e) <= 0.04 for e in errors) >= WITHIN_4_PERCENT * len(errors)
+    assert sum(e < -0.03 for e in errors) <= UNDER_3_PERCENT * len(errors)
+    assert min(c.allocated for c in found if not c.cell.name.startswith("cards/")) >= -UNDER_ON_ONE_CARD
