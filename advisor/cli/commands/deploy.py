@@ -50,7 +50,7 @@ def command(
 ) -> int:
     """Make a finished run's result usable: merge, convert, write vLLM's settings, and a model card.
 
-    Merging takes the platform's environment, a CPU, and main memory for the 16-bit weights.
+    Merging takes the platform's environment, a CPU, and main memory for the weights in fp32.
     """
     from advisor.deploy import Tools, deploy
     from advisor.runs import find_run
