@@ -48,7 +48,9 @@ def command(
     gguf_type: GgufType,
     as_json: bool,
 ) -> int:
-    """Make a finished run's result usable: merge, convert, write vLLM's settings, and a model card.
+    """Make a finished run usable: merged, as GGUF, for vLLM.
+
+    With a model card of what was measured.
 
     Merging takes the platform's environment, a CPU, and main memory for the weights in fp32.
     """
