@@ -48,9 +48,11 @@ def command(
     gguf_type: GgufType,
     as_json: bool,
 ) -> int:
-    """Make a finished run's result usable: merge, convert, write vLLM's settings, and a model card.
+    """Make a finished run usable: merged, as GGUF, for vLLM.
 
-    Merging takes the platform's environment, a CPU, and main memory for the 16-bit weights.
+    With a model card of what was measured.
+
+    Merging takes the platform's environment, a CPU, and main memory for the weights in fp32.
     """
     from advisor.deploy import Tools, deploy
     from advisor.runs import find_run

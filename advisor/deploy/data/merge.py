@@ -1,7 +1,8 @@
 """Merge an adapter into its base model, save the whole, and look whether what was saved says the same.
 
 `python merge.py ARGUMENTS`: a JSON object of base and adapter (folders or hub ids), out (a folder) and texts (a
-sample). On the CPU, with the weights in memory once. The last line of the output is a JSON object.
+sample). On the CPU, with the weights in memory once, in fp32: what computing in 16 bits rounds away would hide whether
+the two say the same. The last line of the output is a JSON object.
 """
 
 import gc
@@ -16,8 +17,10 @@ TOKENS = 64  # of each text: the distributions over a large vocabulary are kept
 
 
 def load(name):
-    """A model in the dtype that it is stored in."""
-    return AutoModelForCausalLM.from_pretrained(name, dtype="auto").eval()
+    """A model in fp32, and the dtype that it is stored in."""
+    model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").eval()
+    stored = model.dtype
+    return model.float(), stored
 
 
 def predict(model, samples):
@@ -33,19 +36,20 @@ def main(base, adapter, out, texts):
     tokenizer = AutoTokenizer.from_pretrained(adapter)
     options = {"return_tensors": "pt", "truncation": True, "max_length": TOKENS}
     samples = [tokenizer(text, **options)["input_ids"] for text in texts]
-    model = PeftModel.from_pretrained(load(base), adapter).eval()
+    model, stored = load(base)
+    model = PeftModel.from_pretrained(model, adapter).eval()
     wanted = predict(model, samples)
     if not all(found.isfinite().all() for found in wanted):
         raise SystemExit("the trained model's predictions are no finite numbers: there is nothing to deploy")
-    model = model.merge_and_unload(safe_merge=True)  # refuses to write what is no finite number
-    dtype = str(model.dtype).removeprefix("torch.")
+    model = model.merge_and_unload(safe_merge=True).to(stored)  # safe: refuses what is no finite number
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     del model
     gc.collect()
-    pairs = [(a, b) for a, b in zip(wanted, predict(load(out), samples), strict=True)]
+    pairs = [(a, b) for a, b in zip(wanted, predict(load(out)[0], samples), strict=True)]
     divergence = torch.cat([(a.exp() * (a - b)).sum(-1) for a, b in pairs])
     same = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in pairs])
+    dtype = str(stored).removeprefix("torch.")
     found = {"dtype": dtype, "tokens": same.numel(), "divergence": divergence.clamp(min=0).mean().item()}
     print("\n" + json.dumps({**found, "same_choice": same.float().mean().item()}))
 
