@@ -26,7 +26,7 @@ Runner = Callable[[Path], RunState]
 
 
 class Proof(Record):
-    """What the short run showed.
+    """What the short run showed. confirmed: it ran, it learned, and it did what was predicted.
 
     comparisons: measured beside predicted. loss: held-out (where rows are held out) before and after, else the mean of
     the first and of the last third of the steps. off: what speaks against the plan or its prediction, in sentences;
@@ -36,16 +36,12 @@ class Proof(Record):
     folder: str
     plan: Plan
     state: RunState
+    confirmed: bool
     comparisons: tuple[Comparison, ...] = ()
     loss: tuple[float, float] | None = None
     off: tuple[str, ...] = ()
     learnt: tuple[str, ...] = ()
     measurement: Measurement | None = None
-
-    @property
-    def confirmed(self) -> bool:
-        """Whether it ran, learned, and did what was predicted."""
-        return self.state.status == "finished" and not self.off
 
 
 def prove(project: Path, run: Runner, *, steps: int = STEPS, store: Store | None = None) -> Proof:
@@ -82,16 +78,18 @@ def judge(folder: Path, state: RunState, store: Store | None = None) -> Proof:
     """What the short run in `folder`, which ended in `state`, says of its plan; a finished one is stored and learnt."""
     file = load_run_file(folder)
     if state.status != "finished":
-        return Proof(folder=str(folder), plan=file.plan, state=state, off=(state.message,))
+        return Proof(folder=str(folder), plan=file.plan, state=state, confirmed=False, off=(state.message,))
     measurement = record_run(folder, store)
     comparisons, loss = compare_figures(measurement, file.forecast), _loss(folder, measurement)
+    off = tuple(_off(measurement, comparisons, loss))
     return Proof(
         folder=str(folder),
         plan=file.plan,
         state=state,
+        confirmed=not off,
         comparisons=comparisons,
         loss=loss,
-        off=tuple(_off(measurement, comparisons, loss)),
+        off=off,
         learnt=describe_learning(measurement, store),
         measurement=measurement,
     )

@@ -1,16 +1,19 @@
 """The study of `ftadvise tune`: its database, what it is of, and what stands in it.
 
-It goes on after any kill, and several workers share it. A trial whose worker has died is found by its missing
-heartbeat, and done again.
+It goes on after any kill, and several workers share it. A trial whose worker has died is done again.
 """
 
+import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+from uuid import uuid4
 
 from advisor.emit.base import PlanChange
-from advisor.launch.lock import is_held
+from advisor.launch.lock import hold_lock, is_held
 from advisor.launch.stop import stop_run
 from advisor.trials.space import Space
 from profiles.errors import AdviseError
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 TUNE = "tune"
-MESSAGE = "message"  # of a trial that failed by itself
+MESSAGE, WORKER = "message", "worker"  # of a trial that failed by itself; who does it
+WORKERS = "workers"
 HEARTBEAT_SECONDS, GRACE_SECONDS = 10, 60
 SQLITE_SECONDS = 60  # that a worker waits for another one's write
 STARTUP_TRIALS = 4  # finished ones before the median cuts any off
@@ -92,12 +96,36 @@ class _Redo:
         self.folder = folder
 
     def __call__(self, study: "Study", trial: "FrozenTrial") -> None:
-        from optuna.storages import RetryHeartbeatStaleTrialCallback
-
         left = trial_folder(self.folder, trial.number)
         if is_held(left):
             stop_run(left, kill=True)
-        RetryHeartbeatStaleTrialCallback()(study, trial)
+        study.enqueue_trial(trial.params)
+
+
+@contextmanager
+def join_workers(folder: Path) -> Iterator[str]:
+    """A name for this process, under which it takes trials; others see by a lock when it is no more."""
+    name = uuid4().hex
+    own = folder / WORKERS / name
+    own.mkdir(parents=True)
+    try:
+        with hold_lock(own):
+            yield name
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def redo_abandoned(study: "Study", folder: Path) -> None:
+    """Do trials again whose workers have died: those of this machine at once, others when their heartbeat is missed."""
+    from optuna.storages import fail_stale_trials
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        worker = folder / WORKERS / trial.user_attrs.get(WORKER, "none")
+        if worker.is_dir() and not is_held(worker):
+            study.tell(trial.number, state=TrialState.FAIL)
+            _Redo(folder)(study, trial)
+    fail_stale_trials(study)
 
 
 def trial_folder(folder: Path, number: int) -> Path:

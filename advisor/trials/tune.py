@@ -18,11 +18,14 @@ from advisor.trials.space import Space, apply_settings, space_of
 from advisor.trials.study import (
     MESSAGE,
     TUNE,
+    WORKER,
     Tuning,
     base_plan,
     describe_study,
+    join_workers,
     open_study,
     read_study,
+    redo_abandoned,
     trial_folder,
 )
 from profiles.errors import AdviseError, UnknownNameError
@@ -115,20 +118,19 @@ def work(project: Path, options: TuningOptions) -> None:
     Raises:
         KeyboardInterrupt: a trial was stopped.
     """
-    from optuna.storages import fail_stale_trials
-
     study = open_study(project, options.storage)
-    objective = _Objective(project, options, study)
-    while True:
-        fail_stale_trials(study)
-        states = [trial.state.name for trial in study.get_trials(deepcopy=False) if _counts(trial)]
-        running = states.count("RUNNING")
-        if len(states) - running >= options.trials:
-            return
-        if len(states) >= options.trials:
-            time.sleep(1.0)
-        else:
-            study.optimize(objective, n_trials=1, catch=(TrialError,))
+    with join_workers(project / TUNE) as name:
+        objective = _Objective(project, options, study, name)
+        while True:
+            redo_abandoned(study, project / TUNE)
+            states = [trial.state.name for trial in study.get_trials(deepcopy=False) if _counts(trial)]
+            running = states.count("RUNNING")
+            if len(states) - running >= options.trials:
+                return
+            if len(states) >= options.trials:
+                time.sleep(1.0)
+            else:
+                study.optimize(objective, n_trials=1, catch=(TrialError,))
 
 
 def _counts(trial: "FrozenTrial") -> bool:
@@ -139,14 +141,15 @@ def _counts(trial: "FrozenTrial") -> bool:
 class _Objective:
     """Settings -> the loss on the held-out rows after a short run of the project."""
 
-    def __init__(self, project: Path, options: TuningOptions, study: "Study") -> None:
-        self.project, self.options = project, options
+    def __init__(self, project: Path, options: TuningOptions, study: "Study", worker: str) -> None:
+        self.project, self.options, self.worker = project, options, worker
         _, self.source, self.model = read_unedited(project)
         self.plan, self.space = base_plan(study), parse_record(Space, study.user_attrs["space"], "the study's space")
 
     def __call__(self, trial: "Trial") -> float:
         from optuna import TrialPruned
 
+        trial.set_user_attr(WORKER, self.worker)
         plan = apply_settings(self.plan, self.choose(trial)).replace(max_steps=self.options.steps)
         out = trial_folder(self.project / TUNE, trial.number)
         write_linked(self.project, plan, self.source, self.model, out)

@@ -59,6 +59,7 @@ def test_a_proof_of_concept_measures_judges_and_is_learnt_from(
     proof = json.loads(found.stdout)["answer"]
     assert proof["state"]["status"] == "finished", found.stderr
     assert found.returncode == (1 if proof["off"] else 0)
+    assert proof["confirmed"] == (not proof["off"])
     assert [c["figure"] for c in proof["comparisons"]] == ["a step", "tokens/s"]
     assert all(c["inside"] == (c["predicted"]["low"] <= c["measured"] <= c["predicted"]["high"])
                for c in proof["comparisons"])  # fmt: skip
@@ -178,11 +179,13 @@ def test_a_killed_search_goes_on_and_does_its_trial_again(model: Path, sums: Pat
     assert is_held(trial)  # the trainer outlives it
     again = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.PIPE)
     deadline = time.time() + 300
-    while is_held(trial):
-        assert time.time() < deadline, "nobody ended the trainer that was left"
+    while is_held(trial) or not read_course(project / "tune" / "trial-1" / METRICS).steps:
+        assert time.time() < deadline, "nobody ended the trainer that was left, and did its trial again"
         time.sleep(0.1)
     study = subprocess.run([sys.executable, "-c", READ, project / "tune" / "study.db"], capture_output=True, text=True)
-    assert json.loads(study.stdout)[0] == ["FAIL", "trial-0"]
+    killed_trial, next_trial = json.loads(study.stdout)[:2]
+    assert (killed_trial["state"], next_trial["state"]) == ("FAIL", "RUNNING")
+    assert killed_trial["settings"] == next_trial["settings"]
     again.send_signal(signal.SIGINT)
     again.communicate(timeout=120)
     assert again.returncode == 130
@@ -191,7 +194,7 @@ def test_a_killed_search_goes_on_and_does_its_trial_again(model: Path, sums: Pat
 READ = """
 import json, sys, optuna
 trials = optuna.load_study(study_name=None, storage="sqlite:///" + sys.argv[1]).trials
-print(json.dumps([[t.state.name, f"trial-{t.number}"] for t in trials]))
+print(json.dumps([{"state": t.state.name, "settings": t.params} for t in trials]))
 """
 
 
