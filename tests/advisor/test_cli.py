@@ -289,7 +289,7 @@ class FakeLauncher:
 def test_launch_tells_how_it_ended_by_its_exit_code(ask, tmp_path, monkeypatch, status, code):
     monkeypatch.setattr("advisor.launch.launchers", lambda: {"local": FakeLauncher(status)})
     monkeypatch.setattr("advisor.feedback.record_run", lambda folder: "the measurement")
-    monkeypatch.setattr("advisor.cli.commands.launch._learn", lambda measurement: ())
+    monkeypatch.setattr("advisor.calibrate.describe_learning", lambda measurement: ())
     monkeypatch.setattr("advisor.feedback.compare", lambda measurement, forecast: (f"{measurement}, compared",))
     assert ask("emit", *BASE, "-o", str(tmp_path / "run"))[0] == 0
     found, out, _ = ask("launch", str(tmp_path / "run"))

@@ -206,8 +206,8 @@ def test_the_converter_is_found_by_name_by_variable_or_on_the_path(
     ("says", "words"),
     [
         ("exit 1", "it printed nothing"),
-        ("printf nothing > $4", "no GGUF file"),
-        ("printf GGUF123 > $4", "no GGUF file"),
+        ("printf nothing > $3", "no GGUF file"),
+        ("printf GGUF123 > $3", "no GGUF file"),
     ],
 )
 def test_a_converter_that_fails_is_seen(says: str, words: str, tmp_path: Path) -> None:

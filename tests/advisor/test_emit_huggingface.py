@@ -236,7 +236,7 @@ def test_only_what_the_method_needs_is_written() -> None:
 def test_the_script_is_python_that_imports_nothing_of_ours() -> None:
     files = emit(plan("adalora"), MODEL, SOURCE).files
     scripts = [name for name in files if name.endswith(".py")]
-    assert len(scripts) == 7
+    assert len(scripts) == 8
     for name in scripts:
         modules = {
             alias.name if isinstance(node, ast.Import) else node.module

@@ -25,8 +25,9 @@ Exit codes: 0 a better plan was found (with --run: measured better, and kept), 1
 @click.option("--launcher", default="local", show_default=True, help="How to run it.")
 @json_option
 def command(folder: Path, with_trial: bool, steps: int, python: str | None, launcher: str, as_json: bool) -> int:
-    """Propose the next better plan for an emitted folder: larger micro-batch, less recomputation, packing, ...
+    """Propose the next better plan for an emitted folder.
 
+    That is a larger micro-batch, less recomputation, packing and the like.
     It learns the same: length, rank, precision and the examples of a step stay.
     """
     from advisor.cli.watching import make_runner

@@ -26,7 +26,10 @@ Exit codes: 0 the run confirms the plan and its prediction, 1 it does not, 2 it 
 @click.option("--launcher", default="local", show_default=True, help="How to run it.")
 @json_option
 def command(folder: Path, steps: int, python: str | None, launcher: str, as_json: bool) -> int:
-    """Try an emitted folder's plan for a few steps: memory, speed and loss, against the prediction."""
+    """Try an emitted plan for a few steps and judge it.
+
+    What memory, speed and loss turn out to be is set against the prediction.
+    """
     from advisor.cli.watching import make_runner
     from advisor.trials.poc import prove
 

@@ -39,8 +39,9 @@ def command(
     launcher: str,
     as_json: bool,
 ) -> int:
-    """Look for the learning rate, rank and alpha of an emitted folder, by the loss on the rows held out.
+    """Look for the learning rate, rank and alpha.
 
+    They are judged by the loss on the rows held out.
     Every trial is a short run; those that fall behind are stopped early. The best settings are written into the folder.
     """
     from advisor.trials.tune import TuningOptions, tune
