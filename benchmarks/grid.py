@@ -92,9 +92,9 @@ LLAMAFACTORY = (
 )  # fmt: skip
 # Each series draws from the axes above with some of them changed: (cells, changes)
 SERIES: dict[str, tuple[int, dict[str, tuple[Any, ...]]]] = {
-    "one-card": (2000, {}),
+    "one-card": (2600, {}),
     "llamafactory": (
-        400,
+        500,
         {
             "platform": ("llamafactory",),
             "method": LLAMAFACTORY,
@@ -102,7 +102,7 @@ SERIES: dict[str, tuple[int, dict[str, tuple[Any, ...]]]] = {
         },
     ),
     "unsloth": (
-        300,
+        400,
         {
             "platform": ("unsloth",),
             "method": ("full", "lora", "lora", "qlora", "qlora", "dora", "rslora", "pissa"),
@@ -114,7 +114,7 @@ SERIES: dict[str, tuple[int, dict[str, tuple[Any, ...]]]] = {
         },
     ),
     "cards": (
-        400,
+        500,
         {
             "platform": ("hf",),
             "n_gpus": (2, 4, 8),
@@ -142,8 +142,9 @@ class Cell:
 
     @property
     def plan(self) -> Plan:
-        """The plan, its model by name."""
-        return Plan.model_validate({"model": self.model, **self.fields})
+        """The plan, its model by name; an encoder learns to classify."""
+        task = "classification" if self.spec.kind == "encoder" else "sft"
+        return Plan.model_validate({"model": self.model, "task": task, **self.fields})
 
     @property
     def hardware(self) -> Hardware:
@@ -191,6 +192,8 @@ def _exists(cell: Cell) -> bool:
     """Whether the plan makes sense: with this model, on these cards, and not two settings at odds."""
     f = cell.fields
     if f["platform"] == "llamafactory" and f["method"] not in LLAMAFACTORY:
+        return False
+    if cell.spec.kind == "encoder" and (f["platform"] != "hf" or f["packing"]):
         return False
     if f["seq_len"] + f["num_virtual_tokens"] > _positions(cell.spec):
         return False

@@ -14,6 +14,7 @@ from estimators.layer_ops import (
     base_linear,
     cast_for_matmul,
     dequantized_bytes,
+    dropout,
     weight_gradient,
 )
 from estimators.tape import Buffer, Tensor
@@ -78,13 +79,8 @@ def _cast_away(scope: Scope, x: Tensor, itemsize: int) -> Tensor:
 
 
 def _dropout(scope: Scope, x: Tensor) -> Tensor:
-    """native_dropout: a new tensor and a mask of one byte an element, which is all it saves."""
-    if not scope.dropout:
-        return scope.tape.hold(x)
-    mask = scope.tape.alloc(x.width)
-    y = scope.tape.op(x, width=x.width, itemsize=x.itemsize, saved=[mask])
-    scope.tape.release(mask)
-    return y
+    """The adapter's dropout, where it has one."""
+    return dropout(scope, x) if scope.dropout else scope.tape.hold(x)
 
 
 def _half_copy(scope: Scope, weight: float) -> Buffer | None:

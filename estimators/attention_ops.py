@@ -4,7 +4,7 @@ Sources: torch 2.13 (aten/native/transformers: attention.cpp, cuda/flash_attn/fl
 cuda/SoftMax.cu), transformers 5.23 (integrations/sdpa_attention.py, eager_attention_forward of each model).
 """
 
-from estimators.layer_ops import FP32, Scope, cast_for_matmul, narrow
+from estimators.layer_ops import FP32, Scope, cast_for_matmul, dropout, narrow
 from estimators.tape import Tensor
 from profiles.model import Attention
 
@@ -97,13 +97,22 @@ def _math(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Ten
     scores = tape.op(qs, ks, width=scores_width, itemsize=FP32, saved=[qs.buffer, ks.buffer])
     tape.drop(qs, ks, q32, k32, v32, kr)
     tape.scratch(scores_width * (2 * FP32 + 1))  # _safe_softmax: softmax, rows without a key, where
-    probabilities = _softmax(scope, scores, FP32)
+    probabilities = _dropped_out(scope, _softmax(scope, scores, FP32), spec)
     tape.drop(scores)
     out32 = tape.op(probabilities, vr, width=_out_width(spec), itemsize=FP32, saved=[probabilities.buffer, vr.buffer])
     tape.drop(probabilities, vr)
     out = tape.cast(out32, q.itemsize)
     tape.drop(out32)
     return _contiguous(scope, out)
+
+
+def _dropped_out(scope: Scope, probabilities: Tensor, spec: Attention) -> Tensor:
+    """The model's own dropout over the probabilities, which are dropped."""
+    if not spec.dropout:
+        return probabilities
+    out = dropout(scope, probabilities)
+    scope.tape.drop(probabilities)
+    return out
 
 
 def _softmax(scope: Scope, scores: Tensor, itemsize: int) -> Tensor:
@@ -159,6 +168,7 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
     probabilities = _with_sinks(scope, masked, spec) if spec.sinks else _fp32_softmax(scope, masked)
     weights = tape.cast(probabilities, q.itemsize)
     tape.drop(probabilities)
+    weights = _dropped_out(scope, weights, spec)
     if spec.form != "usual":
         tape.returned.append(tape.hold(weights))
     wc = cast_for_matmul(scope, weights)

@@ -14,7 +14,7 @@ from estimators.fused_layer import fused_layer_forward, is_fused
 from estimators.layer_ops import Scope
 from estimators.regime import Regime
 from estimators.tape import Line, Tape, Tensor, upper_envelope
-from profiles.model import Attention, Block, Linear, Norm
+from profiles.model import Attention, Block, Linear, Norm, Outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +178,13 @@ def layer_forward(scope: Scope, block: Block, x: Tensor) -> Tensor:
     norms = {n.place: n for n in block.norms}
     after_add = "pre_mlp" not in norms and any(n.kind == "layernorm" for n in block.norms)  # BERT's order
     z = _normed(scope, x, norms.get("pre_attention"))
-    attended = attention(scope, block, z)
+    attended = _dropped_out(scope, attention(scope, block, z), block, "attention")
     if not after_add:
         attended = _normed_away(scope, attended, norms.get("post_attention"))
     if block.parallel:
         z2 = _normed(scope, x, norms["pre_mlp"]) if "pre_mlp" in norms else tape.hold(z)
         tape.drop(z)
-        fed = mlp(scope, block, z2)
+        fed = _dropped_out(scope, mlp(scope, block, z2), block, "mlp")
         tape.drop(z2)
         return ops.residual_add(scope, x, ops.residual_add(scope, attended, fed))
     tape.drop(z)
@@ -192,12 +192,21 @@ def layer_forward(scope: Scope, block: Block, x: Tensor) -> Tensor:
     if after_add:
         h = _normed_away(scope, h, norms.get("post_attention"))
     z = _normed(scope, h, norms.get("pre_mlp"))
-    fed = mlp(scope, block, z)
+    fed = _dropped_out(scope, mlp(scope, block, z), block, "mlp")
     tape.drop(z)
     if not after_add:
         fed = _normed_away(scope, fed, norms.get("post_mlp"))
     out = ops.residual_add(scope, h, fed)
     return _normed_away(scope, out, norms.get("post_mlp")) if after_add else out
+
+
+def _dropped_out(scope: Scope, x: Tensor, block: Block, output: Outputs) -> Tensor:
+    """The model's own dropout over attention's or the MLP's output, which is dropped."""
+    if output not in block.dropout:
+        return x
+    y = ops.dropout(scope, x)
+    scope.tape.drop(x)
+    return y
 
 
 def _normed(scope: Scope, x: Tensor, spec: Norm | None) -> Tensor:

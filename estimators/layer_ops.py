@@ -247,6 +247,14 @@ def _layer_norm(scope: Scope, x: Tensor, spec: Norm, trained: bool) -> Tensor:
     return y
 
 
+def dropout(scope: Scope, x: Tensor) -> Tensor:
+    """native_dropout: a new tensor and a mask of one byte an element, which is all it saves. `x` stays."""
+    mask = scope.tape.alloc(x.width)
+    y = scope.tape.op(x, width=x.width, itemsize=x.itemsize, saved=[mask])
+    scope.tape.release(mask)
+    return y
+
+
 def narrow(scope: Scope, x: Tensor, width: float) -> Tensor:
     """A view of some of x's columns; its gradient is written into a zeroed tensor of x's width."""
     part = Tensor(scope.tape.hold(x).buffer, width, x.itemsize, False)

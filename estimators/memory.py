@@ -363,13 +363,14 @@ def _point(line: Line, tokens: int) -> float:
 
 
 def _below_layers(model: ModelSpec, regime: Regime, setup: LayerSetup) -> float:
-    """Bytes a token that a norm behind the embedding keeps: what it read, an fp32 copy of it under autocast."""
-    if not any(n.place == "embedding" for n in model.extra_norms) or not (
-        setup.input_requires_grad or setup.trains_biases
-    ):
+    """Bytes a token that is kept behind the embedding: what a norm read, an fp32 copy of it under autocast, and the
+    mask of a dropout."""
+    if not (setup.input_requires_grad or setup.trains_biases):
         return 0.0
-    copy = FP32 if regime.autocast and regime.residual < FP32 else 0
-    return float(model.hidden_size * (regime.residual + copy))
+    kept = 0
+    if any(n.place == "embedding" for n in model.extra_norms):
+        kept = regime.residual + (FP32 if regime.autocast and regime.residual < FP32 else 0)
+    return float(model.hidden_size * (kept + model.embedding_dropout))
 
 
 def _autocast_copies(model: ModelSpec, method: Method, regime: Regime, plan: Plan) -> float:

@@ -69,6 +69,15 @@ class ConfigReader:
             return value
         return default
 
+    def rate(self, key: str, *, default: float) -> float:
+        """A share from 0 to below 1 under `key`; else (or if null) `default`."""
+        value = self.config.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise self.error(key, f"must be from 0 to below 1, got {_shown(value)}")
+        return float(value)
+
     def text(self, *keys: str, default: str) -> str:
         """A string under the first of `keys` that is there."""
         for key in keys:

@@ -15,6 +15,7 @@ StoredType = Literal["bf16", "fp16", "fp32"]
 NormKind = Literal["rmsnorm", "layernorm"]
 LinearKind = Literal["linear", "conv1d", "parameter", "subclass"]
 AttentionForm = Literal["usual", "gptj", "gpt_neo", "bloom", "falcon"]
+Outputs = Literal["attention", "mlp"]
 STORED: dict[str, StoredType] = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
@@ -107,6 +108,7 @@ class Attention(Record):
     sliding_window: PositiveInt | None = None
     logit_softcap: bool = False
     sinks: bool = False
+    dropout: bool = False  # of the probabilities, by the model's own config
     form: AttentionForm = "usual"
     kind: Literal["standard", "mla"] = "standard"
 
@@ -140,6 +142,7 @@ class Block(Record):
     linears: tuple[Linear, ...]
     norms: tuple[Norm, ...]
     parallel: bool = False  # attention and MLP read the same normed input (Falcon, GPT-NeoX, Phi)
+    dropout: tuple[Outputs, ...] = ()  # whose outputs the model's own dropout goes over
     other_parameters: int = Field(0, ge=0)  # sinks, router corrections, scales: trained by full fine-tuning only
 
     @cached_property
@@ -190,6 +193,7 @@ class ModelSpec(Record):
     extra_norms: tuple[Norm, ...] = ()  # embedding norm, final norm, head norm
     head: Linear | None
     other_parameters: int = Field(0, ge=0)
+    embedding_dropout: bool = False
     final_logit_softcap: bool = False  # logits pass through a tanh before the loss (Gemma 2)
     notes: tuple[str, ...] = ()  # what the record leaves out, for people
     config: dict[str, Any] = Field(default_factory=dict, repr=False)

@@ -126,7 +126,8 @@ class Method:
 
 
 def target_linears(model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
-    """Resolve `target_modules` as PEFT does: 'all-linear' is every nn.Linear and Conv1D but the head.
+    """Resolve `target_modules` as PEFT does: 'all-linear' is every nn.Linear and Conv1D but the head. LLaMA-Factory's
+    projects name the layers' alone.
 
     Raises:
         InvalidInputError: a name matches no module of this model, or its head or embedding.
@@ -134,14 +135,16 @@ def target_linears(model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
     wanted = set(plan.target_modules)
     found: list[AdaptedLinear] = []
     seen = {"all-linear"}
-    for group in model.layers:
-        for linear in group.block.linears:
-            if linear.kind == "parameter":
-                continue
-            hits = {name for name in wanted if matches(name, linear.name)}
-            seen |= hits
-            if hits or "all-linear" in wanted:
-                found.append(AdaptedLinear(linear=linear, layers=group.count * linear.copies, rank=plan.lora_rank))
+    linears = [(x, g.count) for g in model.layers for x in g.block.linears]
+    if plan.platform != "llamafactory":
+        linears += [(x, 1) for x in model.extra_linears]
+    for linear, count in linears:
+        if linear.kind == "parameter":
+            continue
+        hits = {name for name in wanted if matches(name, linear.name)}
+        seen |= hits
+        if hits or "all-linear" in wanted:
+            found.append(AdaptedLinear(linear=linear, layers=count * linear.copies, rank=plan.lora_rank))
     missing = wanted - seen
     outside = [name for name in missing if _is_outside(name, model)]
     if outside:

@@ -27,7 +27,7 @@ def wrap(model: Any, plan: Plan, spec: ModelSpec, regime: Regime) -> Any:
         return model
     if plan.method == "bitfit":
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.endswith("bias"))
+            parameter.requires_grad_(name.endswith(".bias"))
         return model
     if isinstance(method, SomeLayers):
         return _some_layers(model, method, plan, spec, regime)
@@ -85,10 +85,11 @@ def _settings(name: str | None, plan: Plan, spec: ModelSpec) -> dict[str, Any]:
     """What the plan's own fields say, under PEFT's names."""
     if name in PROMPTS:
         settings: dict[str, Any] = {"num_virtual_tokens": plan.num_virtual_tokens}
-        if plan.encoder_hidden_size is not None and name != "PROMPT_TUNING":
-            settings["encoder_hidden_size"] = plan.encoder_hidden_size
         if name == "PREFIX_TUNING":
             settings["prefix_projection"] = plan.prefix_projection
+        if name == "P_TUNING" or settings.get("prefix_projection"):
+            width = spec.hidden_size if name == "PREFIX_TUNING" else spec.embeddings[0].width
+            settings["encoder_hidden_size"] = plan.encoder_hidden_size or width
         return settings
     everywhere = "all-linear" in plan.target_modules
     settings = {"target_modules": "all-linear" if everywhere else list(plan.target_modules)}

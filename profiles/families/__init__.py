@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from profiles.config_reader import ConfigReader
+from profiles.dropout import with_dropout
 from profiles.errors import InvalidModelError, UnsupportedError
 from profiles.model import ModelSpec
 
@@ -78,7 +79,8 @@ def describe_model(config: dict[str, Any], name: str) -> ModelSpec:
             f"{name}: architecture {model_type[:60]!r} is not known: {custom}its shapes would be a guess",
             f"Known: {', '.join(sorted([*FAMILY_OF, *COMPOSITES]))}.",
         )
-    spec: ModelSpec = import_module(f"{__name__}.{FAMILY_OF[model_type]}").describe(ConfigReader(config, name))
+    reader = ConfigReader(config, name)
+    spec: ModelSpec = with_dropout(import_module(f"{__name__}.{FAMILY_OF[model_type]}").describe(reader), reader)
     stored = config.get("quantization_config")
     if not isinstance(stored, dict):
         return spec
