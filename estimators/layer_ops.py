@@ -58,6 +58,9 @@ class _WeightGradient(TypedDict):
     scratch: Line
 
 
+NO_GRADIENT: _WeightGradient = {"weight_grad": 0.0, "scratch": NO_BYTES}
+
+
 def weight_gradient(scope: Scope, n_bytes: float, half_copy: float) -> _WeightGradient:
     """A parameter's gradient stays; under accumulation it is added to the one that is there, and freed."""
     if scope.accumulates:
@@ -74,27 +77,24 @@ def _linear_plain(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor
     tape, regime = scope.tape, scope.regime
     weight = _read_at_once(lin)
     stored = regime.base
+    gradient = weight_gradient(scope, stored * weight if scope.trains_weights else 0.0, 0.0)
     xc = cast_for_matmul(scope, x)
-    saved = [xc.buffer] if scope.trains_weights else [PARAMETER]
-    copy = None
-    if regime.autocast and stored > regime.compute:  # an fp32 weight: its half copy is what mm saves
-        copy = tape.alloc(0.0, regime.compute * weight)
-        saved.append(copy)
+    inputs, saved = [xc], [xc.buffer] if scope.trains_weights else [PARAMETER]
+    if regime.autocast and stored > regime.compute:  # an fp32 weight: its half copy is what mm reads and saves
+        own = gradient if scope.trains_weights else NO_GRADIENT
+        copy = tape.op(width=0.0, fixed=weight, itemsize=regime.compute, trains=scope.trains_weights, **own)
+        gradient = NO_GRADIENT
+        inputs.append(copy)
+        saved.append(copy.buffer)
     y = tape.op(
-        xc,
+        *inputs,
         width=lin.out_features * tokens,
         itemsize=regime.compute if regime.autocast else xc.itemsize,
         saved=saved,
         trains=scope.trains_weights or (scope.trains_biases and lin.bias),
-        **weight_gradient(
-            scope,
-            stored * weight if scope.trains_weights else 0.0,
-            regime.compute * weight if scope.trains_weights and stored > regime.compute else 0.0,
-        ),
+        **gradient,
     )
-    tape.drop(xc)
-    if copy is not None:
-        tape.release(copy)
+    tape.drop(*inputs)
     return y
 
 

@@ -191,7 +191,7 @@ def _fused(scope: Scope, model: ModelSpec, hidden: Tensor, tokens: int) -> Tenso
     tape.scratch(tile[0], tile[1] + cast)
     weight = head.weight_parameters
     gradient = weight * regime.base if scope.trains_weights else 0.0
-    fp32_gradient = weight * FP32 if scope.trains_weights else 0.0
+    fp32_gradient = weight * FP32 if scope.trains_weights and regime.base < FP32 else 0.0
     kept = 0.0 if scope.accumulates else gradient
     fp32_hidden = picked.width * FP32 if picked.itemsize < FP32 else 0.0
     log_probs = tape.op(

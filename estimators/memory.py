@@ -180,7 +180,14 @@ class MemoryModel:
             ("load", [("base_weights", standing.base), ("other", standing.largest_load)]),
             ("forward_end", forward),
             ("loss", [*fixed, *loss, ("logits", logits)]),
-            ("layer_backward", self._layer_backward(backward, gradients, saved, stays, checkpoint, tokens, held)),
+            (
+                "layer_backward",
+                max(
+                    self._layer_backward(backward, gradients, saved, stays, checkpoint, tokens, held),
+                    [*fixed, ("gathered", whole.end), ("gradients", standing.gradients), ("logits", held)],
+                    key=_total,
+                ),
+            ),
         ]
         if self.method.trains_base:
             backward = [*fixed, ("gathered", whole.embedding)]
@@ -261,9 +268,10 @@ class MemoryModel:
         """The worst layer's backward, at the top (all others' tensors alive) or the bottom (all gradients there).
         `stays`: checkpoints on the card, gone at the bottom but for the layer's own, which may be in a buffer."""
         head_left = self._head(tokens).left
-        if self.setup.accumulates and self.method.trains_base and self.model.tie_word_embeddings:
-            waits = self.model.embeddings[0].parameters * self.regime.base  # for the embedding's, to be added once
-            fixed = [*fixed, ("logits", float(waits))]
+        if self.method.trains_base and self.model.tie_word_embeddings:
+            waits = 1.0 if self.setup.accumulates else max(0.0, 1 - self.standing.gradient_share)
+            waits *= self.model.embeddings[0].parameters * self.regime.base  # for the embedding's, to be added once
+            fixed = [*fixed, ("logits", waits)]
 
         def alive_of(p: LayerProfile) -> float:
             kept = 0.0 if self.regime.offload_checkpoints or not p.checkpointed else checkpoint
@@ -374,13 +382,14 @@ def _below_layers(model: ModelSpec, regime: Regime, setup: LayerSetup) -> float:
 
 
 def _autocast_copies(model: ModelSpec, method: Method, regime: Regime, plan: Plan) -> float:
-    """Half copies of fp32 parameters that autocast caches until its context ends, and a layer's saved tensors hold."""
+    """Half copies of fp32 parameters that autocast caches until its context ends, and a layer's saved tensors hold. Of
+    the base's only products' weights have any, and the head's is on its own tape."""
     if not regime.autocast:
         return 0.0
     total = 0.0
     for t in method.trained(model, plan):
         itemsize = tensor_itemsize(t, regime)
-        if itemsize > regime.compute:
+        if itemsize > regime.compute and (t.columns or not t.in_base):
             total += float(t.elements * t.tensors * regime.compute)
     return total
 

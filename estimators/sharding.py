@@ -36,8 +36,8 @@ REUSE_DISTANCE = 1_000_000_000
 @dataclass(frozen=True, slots=True)
 class Whole:
     """Bytes on one card beyond its shares, by phase of the step; `start`: of forward, nothing is saved yet; `head`: of
-    the loss, no logits are made yet; `logits`,
-    `lowest`: what the head's forward has above `loss`, and the lowest layer's backward above `backward`."""
+    the loss, no logits are made yet; `end`: of backward, all gradients are there and nothing is saved any more;
+    `logits`, `lowest`: what the head's forward has above `loss`, and the lowest layer's backward above `backward`."""
 
     start: float = 0.0
     forward: float = 0.0
@@ -45,6 +45,7 @@ class Whole:
     loss: float = 0.0
     backward: float = 0.0
     embedding: float = 0.0
+    end: float = 0.0
     step: float = 0.0
     logits: float = 0.0
     lowest: float = 0.0
@@ -147,13 +148,11 @@ def _zero(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, el
     n, stage = plan.n_gpus, int(plan.sharding.removeprefix("zero"))
     bucket = float(REDUCE_BUCKET * regime.compute)
     copied = min(REDUCE_BUCKET, elements) * regime.compute
-    partition = elements / n
     full = elements > REDUCE_BUCKET and stage >= 2  # reduced while backward runs, not only after it
     first = float(sum(e.parameters for e in model.embeddings) * regime.compute) if stage >= 2 and trains_base else 0.0
     second = 2 * first if model.tie_word_embeddings else 0.0  # gone when the sum of a tied embedding's is reduced
     gathered = _zero3_gathered(model, regime) if stage == 3 else 0.0
     always = bucket if stage == 3 else 0.0
-    step = 0.0 if plan.offload_optimizer else partition * (regime.compute + FP32_BYTES)  # flattened, then in fp32
     return Shares(
         weights=n if stage == 3 else 1,
         gradients=n if stage >= 2 else 1,
@@ -165,7 +164,8 @@ def _zero(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, el
             loss=gathered + bucket,
             backward=gathered + bucket + (copied if full else 0.0),
             embedding=gathered + bucket + first + max(0.0, (copied if full else 0.0) - second),
-            step=max(bucket + copied, always + step),
+            end=gathered + bucket + copied,
+            step=always,
         ),
     )  # fmt: skip
 

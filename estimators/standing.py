@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from estimators.methods import Method, TrainedTensors
+from estimators.optimizer_states import state_bytes, step_temporary_bytes
 from estimators.regime import Regime
 from estimators.sharding import Whole, shares
 from estimators.tasks import holds_reference
@@ -66,11 +67,15 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
         base *= wider if method.trains_base else 1
         adapters, gradients = adapters * wider, gradients * wider
         states *= wider if optimizer.state_bytes is None else 1
-    elif split.masters and optimizer.state_bytes is None:
-        states = trained.elements * optimizer.state_tensors * FP32_BYTES  # DeepSpeed's states are fp32
+    elif split.masters:  # DeepSpeed's partition is one flat fp32 tensor: no matrix to factor, no embedding
+        states = trained.elements * FP32_BYTES
+        if not optimizer.factored:
+            states = state_bytes(optimizer, elements=int(trained.elements), tensors=1, itemsize=FP32_BYTES)
     own_gradients = 0.0 if _gradients_leave(plan) else gradients / split.gradients
     on_card = 0.0 if plan.offload_parameters else 1.0 / split.weights
     temporary = trained.temporary * wider / split.gradients
+    if split.masters:
+        temporary = _partition_temporary(optimizer, int(trained.elements / split.states), regime)
     largest_load = largest_load_bytes(model, regime, prepared=bool(plan.kbit_prepared))
     if split.loaded:  # beside the shards, or what comes before them: adapters that PEFT makes in fp32
         first = float(max(e.parameters for e in model.embeddings) * regime.base) / split.weights
@@ -92,6 +97,14 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
         checkpoints=split.checkpoints,
         whole=split.whole,
     )
+
+
+def _partition_temporary(optimizer: OptimizerSpec, elements: int, regime: Regime) -> float:
+    """DeepSpeed's step: gradients of this card's partition, flattened, then in fp32; these beside what the optimizer
+    makes of them."""
+    flat, wide = elements * regime.compute, elements * FP32_BYTES
+    made = step_temporary_bytes(optimizer, trained_bytes=float(wide), sizes=[(elements, 1, FP32_BYTES, 0)])
+    return max(flat + (wide if regime.compute < FP32_BYTES else 0), wide + made)
 
 
 def reference_bytes(plan: Plan, model: ModelSpec, regime: Regime) -> float:

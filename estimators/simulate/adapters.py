@@ -6,6 +6,7 @@ import torch
 
 from estimators.methods import get_method
 from estimators.methods.adalora import initial_rank
+from estimators.methods.base import matches
 from estimators.methods.full import Full
 from estimators.methods.some_layers import SomeLayers
 from estimators.regime import Regime
@@ -18,6 +19,7 @@ LORA_VARIANTS: dict[str, dict[str, Any]] = {"dora": {"use_dora": True}, "rslora"
 PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 OWN_TARGETS = frozenset({"IA3", "LN_TUNING"})  # PEFT chooses by model type
 WITH_RANK = frozenset({"LORA", "LOHA", "LOKR", "VERA", "MISS"})
+DROPOUT = {"LORA": "lora_dropout", "ADALORA": "lora_dropout", "VERA": "vera_dropout", "MISS": "miss_dropout"}
 
 
 def wrap(model: Any, plan: Plan, spec: ModelSpec, regime: Regime) -> Any:
@@ -100,7 +102,12 @@ def _settings(name: str | None, plan: Plan, spec: ModelSpec) -> dict[str, Any]:
     if name in WITH_RANK:
         settings["r"] = plan.lora_rank
     if name in ("LORA", "ADALORA"):
-        settings |= {"lora_alpha": plan.lora_alpha or 2 * plan.lora_rank, "lora_dropout": plan.lora_dropout}
+        settings["lora_alpha"] = plan.lora_alpha or 2 * plan.lora_rank
+    if name in DROPOUT:
+        settings[DROPOUT[name]] = plan.lora_dropout
+    if name == "IA3" and not everywhere:
+        down = [x.name for g in spec.layers for x in g.block.linears if x.role == "down"]
+        settings["feedforward_modules"] = [t for t in plan.target_modules if any(matches(t, x) for x in down)]
     if name == "ADALORA":
         settings |= {"init_r": initial_rank(plan), "target_r": plan.lora_rank, "total_step": plan.max_steps or 1000}
     return settings | LORA_VARIANTS.get(plan.method, {})
