@@ -44,7 +44,8 @@ def _flash(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
     )  # fmt: skip
     tape.save_output(out)
     tape.release(lse)
-    return out
+    # The output is laid out as q is: torch.cat of a rotated and a plain part puts heads before positions
+    return _contiguous(scope, out) if spec.partial_rotary_factor < 1 and spec.form != "gptj" else out
 
 
 def _repeat(scope: Scope, t: Tensor, groups: float) -> Tensor:

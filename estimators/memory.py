@@ -162,9 +162,11 @@ class MemoryModel:
         ]
         forward_logits = max(_at(head.forward, tokens), _point(head.saved, tokens) + self._penalty)
         forward_logits += self._cast_copies + held + standing.whole.logits
-        logits = max(forward_logits, _at(head.backward, tokens) + self._held_penalty)
+        backward_logits = _at(head.backward, tokens) + self._held_penalty
         whole = standing.whole
-        kept = saved + self._last_graph * tokens
+        last_graph = self._last_graph * tokens
+        kept = saved + last_graph  # until the new outputs take the place of the last ones
+        logits_alive = max((kept, forward_logits), (saved, backward_logits), key=sum)
         saved -= tokens * sum(count * p.let_go for count, p in self._layers)
         forward = max(
             self._last_forward(
@@ -174,12 +176,17 @@ class MemoryModel:
             [*fixed, ("gathered", whole.head), ("gradients", found), ("saved_activations", saved), ("logits", held)],
             key=_total,
         )
-        loss: Parts = [("gathered", whole.loss), ("gradients", gradients), ("saved_activations", kept)]
+        loss: Parts = [
+            ("gathered", whole.loss),
+            ("gradients", gradients),
+            ("saved_activations", logits_alive[0]),
+            ("logits", logits_alive[1]),
+        ]
         backward: Parts = [*fixed, ("gathered", whole.backward)]
         phases: list[tuple[PhaseName, Parts]] = [
             ("load", [("base_weights", standing.base), ("other", standing.largest_load)]),
             ("forward_end", forward),
-            ("loss", [*fixed, *loss, ("logits", logits)]),
+            ("loss", [*fixed, *loss]),
             (
                 "layer_backward",
                 max(
@@ -198,7 +205,7 @@ class MemoryModel:
             ("gathered", whole.step),
             ("gradients", standing.gradients),
             ("optimizer_temporary", standing.temporary),
-            ("saved_activations", self._last_graph * tokens),
+            ("saved_activations", last_graph),
             ("logits", held),
         ]
         phases.append(("optimizer_step", [*fixed, *last]))
