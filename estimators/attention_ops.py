@@ -62,7 +62,7 @@ def _efficient(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -
     kr, vr = _repeat(scope, k, groups), _repeat(scope, v, groups)
     lse = tape.alloc(FP32 * spec.num_heads)
     saved = [q.buffer, kr.buffer, vr.buffer, lse]
-    mask = tape.alloc(q.itemsize * -(-scope.seq_len // 8) * 8.0) if scope.regime.masked else None
+    mask = tape.alloc(q.itemsize * -(-scope.keys // 8) * 8.0) if scope.regime.masked else None
     if mask is not None:
         saved.append(mask)
     accumulator = 0.0
@@ -94,7 +94,7 @@ def _math(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Ten
     if expanded and scope.regime.several:
         small, ks = ks, _repeat(scope, ks, groups)
         tape.drop(small)
-    scores_width = spec.num_heads * scope.seq_len
+    scores_width = spec.num_heads * scope.keys
     scores = tape.op(qs, ks, width=scores_width, itemsize=FP32, saved=[qs.buffer, ks.buffer])
     tape.drop(qs, ks, q32, k32, v32, kr)
     tape.scratch(scores_width * (2 * FP32 + 1))  # _safe_softmax: softmax, rows without a key, where
@@ -147,7 +147,7 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
     if regime.several and spec.form == "bloom":
         views, qc, kc = (qc, kc), *(tape.op(t, width=t.width, itemsize=t.itemsize) for t in (qc, kc))
         tape.drop(*views)
-    width, itemsize = spec.num_heads * scope.seq_len, qc.itemsize
+    width, itemsize = spec.num_heads * scope.keys, qc.itemsize
     scores = tape.op(qc, kc, width=width, itemsize=itemsize, saved=[qc.buffer, kc.buffer])
     tape.drop(qc, kc)
     named = [tape.hold(scores)] if spec.form == "bloom" else []  # to the end of its function
@@ -191,7 +191,7 @@ def _fp32_softmax(scope: Scope, scores: Tensor) -> Tensor:
 def _with_sinks(scope: Scope, scores: Tensor, spec: Attention) -> Tensor:
     """gpt-oss: a column of sinks behind the scores, the row's maximum taken off, softmax in the scores' own dtype; the
     column is left out by a view. Drops the scores."""
-    tape, width, itemsize = scope.tape, spec.num_heads * (scope.seq_len + 1.0), scores.itemsize
+    tape, width, itemsize = scope.tape, spec.num_heads * (scope.keys + 1.0), scores.itemsize
     combined = tape.op(scores, width=width, itemsize=itemsize, passes=[scores])
     tape.drop(scores)
     highest = tape.op(combined, width=spec.num_heads, itemsize=itemsize)
@@ -201,6 +201,6 @@ def _with_sinks(scope: Scope, scores: Tensor, spec: Attention) -> Tensor:
     tape.drop(combined, highest)
     probabilities = _softmax(scope, shifted, itemsize)
     tape.drop(shifted)
-    kept = narrow(scope, probabilities, spec.num_heads * scope.seq_len)
+    kept = narrow(scope, probabilities, spec.num_heads * scope.keys)
     tape.drop(probabilities)
     return kept

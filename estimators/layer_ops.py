@@ -38,6 +38,11 @@ class Scope:
     accumulates: bool = False
 
     @property
+    def keys(self) -> int:
+        """Keys that a query meets: a prefix stands in front of the sequence's own."""
+        return self.seq_len + self.prefix_tokens
+
+    @property
     def matmul(self) -> int:
         """Bytes of a matmul's output when its input is of `residual` size."""
         return self.regime.compute if self.regime.autocast else self.regime.residual
@@ -358,13 +363,16 @@ def _bloom_gelu(scope: Scope, x: Tensor) -> Tensor:
 
 
 def multiply(scope: Scope, x: Tensor, y: Tensor, width: float | None = None) -> Tensor:
-    """x * y, both saved; both dropped. `width`: the wider one's, where they differ."""
+    """x * y, both saved; both dropped. `width`: the wider one's, where they differ. The narrower factor's gradient is
+    made in the product's dtype, then cast."""
+    itemsize = max(x.itemsize, y.itemsize)
     out = scope.tape.op(
         x,
         y,
         width=x.width if width is None else width,
-        itemsize=max(x.itemsize, y.itemsize),
+        itemsize=itemsize,
         saved=[x.buffer, y.buffer],
+        scratch=(sum(t.width * (itemsize - t.itemsize) for t in (x, y) if t.requires_grad), 0.0),
     )
     scope.tape.drop(x, y)
     return out

@@ -109,6 +109,8 @@ class MemoryModel:
         self._blocks = [r.block for r in runs]
         self._masks = len({g.block.attention.sliding_window for g in model.layers if self._reads_mask(g.block)})
         self._below = _below_layers(model, self.regime, self.setup)
+        if method.adds_tokens and self.regime.checkpointing:  # enable_input_require_grads makes the words' part a leaf
+            self._below += model.hidden_size * self.regime.residual * plan.seq_len / self.seq_len
         self._last_graph = 0.0  # outputs that are kept hold their graph, and int8's products what they read; the cache
         loss = self.regime.loss
         if self.regime.keep_outputs and (loss == "full" or (loss == "fused" and self.regime.quantized == 8)):
@@ -240,8 +242,8 @@ class MemoryModel:
         """The (batch, 1, s, s) masks, one for each kind of layer (sliding, global): booleans for the padded batches of
         SDPA, the residual's dtype for eager attention."""
         if self.regime.kernel == "eager":
-            return float(self._masks * self.regime.residual * self.seq_len * tokens)
-        return float(self._masks * MASK_BYTES * self.seq_len * tokens)
+            return float(self._masks * self.regime.residual * self._length * tokens)
+        return float(self._masks * MASK_BYTES * self._length * tokens)
 
     def _reads_mask(self, block: Block) -> bool:
         own = self.regime_of(block)
