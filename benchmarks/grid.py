@@ -193,6 +193,9 @@ def _exists(cell: Cell) -> bool:
     f = cell.fields
     if f["platform"] == "llamafactory" and f["method"] not in LLAMAFACTORY:
         return False
+    method = get_method(f["method"])
+    if f["platform"] == "llamafactory" and f["mixed_precision"] is False and not (method.peft_type or method.in_half):
+        return False  # what it trains is in fp32 beside 16 bits, which only autocast brings together
     if cell.spec.kind == "encoder" and (f["platform"] != "hf" or f["packing"]):
         return False
     if f["seq_len"] + f["num_virtual_tokens"] > _positions(cell.spec):

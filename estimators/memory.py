@@ -109,12 +109,14 @@ class MemoryModel:
         self._blocks = [r.block for r in runs]
         self._masks = len({g.block.attention.sliding_window for g in model.layers if self._reads_mask(g.block)})
         self._below = _below_layers(model, self.regime, self.setup)
-        if method.adds_tokens and self.regime.checkpointing:  # enable_input_require_grads makes the words' part a leaf
-            self._below += model.hidden_size * self.regime.residual * plan.seq_len / self.seq_len
         self._last_graph = 0.0  # outputs that are kept hold their graph, and int8's products what they read; the cache
         loss = self.regime.loss
         if self.regime.keep_outputs and (loss == "full" or (loss == "fused" and self.regime.quantized == 8)):
             self._last_graph = sum(count * p.pinned for count, p in self._layers)
+        words = model.hidden_size * self.regime.residual * plan.seq_len / self.seq_len
+        if self.regime.checkpointing and not method.trains_base:  # enable_input_require_grads: the words are a leaf
+            self._below += words if method.adds_tokens else 0.0  # elsewhere the first checkpoint
+            self._last_graph += 2 * words if self.regime.keep_outputs else 0.0  # it and its gradient
         self._penalty = _penalty_bytes(model, method, self.regime, plan)
         kept = self.regime.keep_outputs and self.regime.loss == "fused"  # whose backward does not go through it
         self._held_penalty = self._penalty if kept else 0.0
@@ -168,8 +170,8 @@ class MemoryModel:
         whole = standing.whole
         last_graph = self._last_graph * tokens
         kept = saved + last_graph  # until the new outputs take the place of the last ones
-        logits_alive = max((kept, forward_logits), (saved, backward_logits), key=sum)
         saved -= tokens * sum(count * p.let_go for count, p in self._layers)
+        logits_alive = max((kept, forward_logits), (saved, backward_logits), key=sum)
         forward = max(
             self._last_forward(
                 [*fixed, ("gathered", whole.forward), ("other", self._reference_copies)], found, kept, tokens, held
@@ -295,15 +297,19 @@ class MemoryModel:
             peak = _at(profile.backward, tokens)
             working = peak if profile.checkpointed else peak - own
             bottom = max(saved - stays, own) if self.regime.offload_checkpoints else min(saved, own)
-            lowest = self.standing.whole.lowest
-            ends = ((saved, head_left, 0.0), (bottom, total_left - profile.left, lowest))
+            whole, layers_left = self.standing.whole, total_left - head_left
+            passed = whole.reduced_from
+            ends = [(saved, head_left, 0.0), (bottom, total_left - profile.left, whole.lowest)]
+            if whole.reduced:
+                between = bottom + (1 - passed) * (saved - bottom)
+                ends.append((between, head_left + passed * layers_left, whole.reduced))
             if self.method.trains_layers:  # which layers lie below this one is known
                 done += count * profile.left
                 top = below + count * alive_of(profile)
-                ends = (
+                ends = [
                     (top, total_left - done, 0.0),
-                    (below + alive_of(profile), total_left - done + (count - 1) * profile.left, lowest),
-                )
+                    (below + alive_of(profile), total_left - done + (count - 1) * profile.left, whole.lowest),
+                ]
                 below = top
             candidates.extend(
                 [

@@ -53,10 +53,10 @@ def _reaches_input(method: Method, model: ModelSpec, plan: Plan, regime: Regime)
 
 
 def keeps_gradients(plan: Plan) -> bool:
-    """Whether a forward finds gradients: of earlier micro-batches, or zeroed ones (which DeepSpeed never keeps).
+    """Whether a forward finds gradients: of earlier micro-batches, or zeroed ones (DeepSpeed and BAdam keep none).
     AdaLoRA's backward finds some in any case: those of the orthogonal penalty, which PEFT adds to the model's own loss.
     """
-    zeroed = not plan.zero_grad_set_to_none and not plan.sharding.startswith("zero")
+    zeroed = not plan.zero_grad_set_to_none and not plan.sharding.startswith("zero") and plan.method != "badam"
     return plan.gradient_accumulation_steps > 1 or zeroed
 
 

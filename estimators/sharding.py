@@ -37,7 +37,8 @@ REUSE_DISTANCE = 1_000_000_000
 class Whole:
     """Bytes on one card beyond its shares, by phase of the step; `start`: of forward, nothing is saved yet; `head`: of
     the loss, no logits are made yet; `end`: of backward, all gradients are there and nothing is saved any more;
-    `logits`, `lowest`: what the head's forward has above `loss`, and the lowest layer's backward above `backward`."""
+    `logits`, `lowest`: what the head's forward has above `loss`, and the lowest layer's backward above `backward`;
+    `reduced`: what that has above it at times, from the share `reduced_from` of the layers on."""
 
     start: float = 0.0
     forward: float = 0.0
@@ -49,6 +50,8 @@ class Whole:
     step: float = 0.0
     logits: float = 0.0
     lowest: float = 0.0
+    reduced: float = 0.0
+    reduced_from: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,10 @@ def _zero(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, el
             start=always,
             forward=gathered + always,
             loss=gathered + bucket,
-            backward=gathered + bucket + (copied if full else 0.0),
+            backward=gathered + bucket,
+            lowest=copied if full else 0.0,
+            reduced=copied if full else 0.0,
+            reduced_from=REDUCE_BUCKET / elements if full else 1.0,
             embedding=gathered + bucket + first + max(0.0, (copied if full else 0.0) - second),
             end=gathered + bucket + copied,
             step=always,

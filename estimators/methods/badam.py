@@ -34,9 +34,11 @@ class BAdam(SomeLayers):
         return copy + super().state_bytes(t, optimizer, FP32_BYTES)
 
     def step_temporary_bytes(self, trained: Sequence[tuple[TrainedTensors, int]], optimizer: OptimizerSpec) -> float:
-        """Gradients become fp32 ones, parameter by parameter (_grad_to_hp), beside what the optimizer makes."""
+        """Gradients become fp32 ones, parameter by parameter (_grad_to_hp); beside them what the optimizer makes, then
+        a parameter's copy in 16 bits (_update_param)."""
         wider = sum(float(t.elements * t.tensors * (FP32_BYTES - itemsize)) for t, itemsize in trained)
-        return wider + super().step_temporary_bytes([(t, FP32_BYTES) for t, _ in trained], optimizer)
+        copy = max((float(t.elements * itemsize) for t, itemsize in trained if itemsize < FP32_BYTES), default=0.0)
+        return wider + max(copy, super().step_temporary_bytes([(t, FP32_BYTES) for t, _ in trained], optimizer))
 
     def refusal(self, model: ModelSpec, plan: Plan) -> str | None:
         """LLaMA-Factory (hparams/parser.py) distributes it with ZeRO-3 only, which is not modelled."""
