@@ -55,7 +55,8 @@ class _Stretcher:
     def _runs(self, mark: Mark, start: int, end: int) -> Iterator[tuple[int, list[int]]]:
         """Group a span's events by owner: the layer that is running, or else the layer of the storage.
 
-        An optimizer's temporary of one parameter that goes in the middle of the next one's turn goes with that one.
+        An optimizer's temporary of one parameter that goes in the middle of the next one's turn goes with that one, and
+        what comes and goes in the making of a layer's adapter with that layer.
         """
         if mark.layer >= 0:
             yield mark.layer, self.source.events[start:end]
@@ -64,10 +65,12 @@ class _Stretcher:
         following = [-1] * len(events)  # layer of the next birth
         for i in reversed(range(len(events) - 1)):
             following[i] = storages[events[i + 1]].layer if events[i + 1] >= 0 else following[i + 1]
+        made_for = self._made_for(events) if mark.stage == "load" else {}
         owner, run, born = -1, list[int](), set[int]()
         for event, next_layer in zip(events, following, strict=True):
             within_turn = mark.stage == "optimizer" and owner >= 0 and ~event in born and next_layer == owner
-            layer = owner if within_turn else storages[event if event >= 0 else ~event].layer
+            index = event if event >= 0 else ~event
+            layer = owner if within_turn else made_for.get(index, storages[index].layer)
             if layer != owner and run:
                 yield owner, run
                 run = []
@@ -77,6 +80,19 @@ class _Stretcher:
                 born.add(event)
         if run:
             yield owner, run
+
+    def _made_for(self, events: list[int]) -> dict[int, int]:
+        """Storages of no layer that come and go among these events -> the layer of the next one that has any."""
+        storages, found, following = self.source.storages, dict[int, int](), -1
+        gone = {~event for event in events if event < 0}
+        for event in reversed(events):
+            if event < 0:
+                continue
+            if storages[event].layer >= 0:
+                following = storages[event].layer
+            elif event in gone:
+                found[event] = following
+        return found
 
     def _emit(self, events: list[int], owner: int, depth: int) -> None:
         out = self.out
