@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .PHONY: setup demo test check test-slow bench grid prove-throughput prove-methods prove-unsloth prove-llamafactory \
-	prove-kill prove-regret clean
+	prove-kill prove-regret prove-space clean
 
 setup: $(STAMP)
 
@@ -61,16 +61,27 @@ prove-methods: setup
 prove-unsloth: setup
 	$(BIN)/python -m pytest -rs tests/advisor/test_unsloth_installed.py
 
+# DeepSpeed without its kernels, which are not needed to read its settings; beside the environments, none of which has it
+DEEPSPEED := .cache/deepspeed
+$(DEEPSPEED): | $(STAMP)
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --target $@ \
+		deepspeed==0.19.8 hjson==3.1.0 msgpack==1.2.4 ninja==1.13.2 einops==0.8.2 py-cpuinfo==9.0.0
+
+# 4,332 plans of the Hugging Face projects read by TRL, PEFT, bitsandbytes, accelerate and DeepSpeed (a few minutes)
+prove-space: setup $(DEEPSPEED)
+	PYTHONPATH=$(abspath $(DEEPSPEED)) DS_ACCELERATOR=cpu $(BIN)/python -m pytest -rs tests/advisor/test_emit_space.py
+
 # LLaMA-Factory's own parser on 3,120 emitted projects, and real CPU training (about half an hour). Its interpreter comes
-# from `ftadvise env create llamafactory`, or is named in FTADVISE_LLAMAFACTORY_PYTHON; ZeRO's part also needs deepspeed.
-prove-llamafactory: setup
-	$(BIN)/python -m pytest -m platform tests/advisor/test_llamafactory_installed.py \
-		tests/advisor/test_launch_llamafactory.py
+# from `ftadvise env create llamafactory`, or is named in FTADVISE_LLAMAFACTORY_PYTHON.
+prove-llamafactory: setup $(DEEPSPEED)
+	PYTHONPATH=$(abspath $(DEEPSPEED)) DS_ACCELERATOR=cpu $(BIN)/python -m pytest -rs \
+		tests/advisor/test_llamafactory_installed.py
+	$(BIN)/python -m pytest -rs tests/advisor/test_launch_llamafactory.py
 	$(BIN)/python -m benchmarks.llamafactory_on_cpu
 
 # kill -9 of trainer, ftadvise or both at 50 random moments of real tiny trainings (about 20 minutes on two idle cores)
 prove-kill: setup
-	$(BIN)/python -m pytest -s tests/advisor/test_prove_kill.py
+	PROVE_KILL_RECORD=benchmarks/results/prove-kill.json $(BIN)/python -m pytest -s tests/advisor/test_prove_kill.py
 
 clean:
 	rm -rf $(VENV) .cache demo-out

@@ -48,17 +48,19 @@ def estimate(
     plan = plan if isinstance(plan, Plan) else parse_record(Plan, plan, "plan")
     model, hardware = resolve_plan(plan, hardware=hardware, offline=offline)
     calibration, said = stored_calibration(hardware)
-    speed = estimate_speed(plan, model, hardware, calibration=calibration)
-    if speed is not None and said:
-        speed = speed.replace(assumptions=(*speed.assumptions, *said))
     if basis == "simulated":
         from estimators.simulate import estimate_simulated
 
         found = estimate_simulated(plan, model, hardware, calibration=calibration, seconds=SIMULATION_SECONDS)
-        return found if found.speed is not None else found.replace(speed=speed)
-    from estimators.replay import estimate_memory_replayed
+        memory, speed = found.memory, found.speed
+    else:
+        from estimators.replay import estimate_memory_replayed
 
-    return Estimate(memory=estimate_memory_replayed(plan, model, hardware), speed=speed)
+        memory, speed = estimate_memory_replayed(plan, model, hardware), None
+    speed = speed or estimate_speed(plan, model, hardware, calibration=calibration)
+    if speed is None:  # the notes are about speed, and have to be said all the same
+        return Estimate(memory=memory.replace(assumptions=(*memory.assumptions, *said)), speed=None)
+    return Estimate(memory=memory, speed=speed.replace(assumptions=(*speed.assumptions, *said)))
 
 
 def resolve_plan(plan: Plan, *, hardware: Hardware | None = None, offline: bool = False) -> tuple[ModelSpec, Hardware]:

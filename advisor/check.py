@@ -14,7 +14,7 @@ from advisor.readers import Finding, KeyNote, Reading, get_reader
 from advisor.readers.default_targets import DEFAULT_TARGETS
 from advisor.recommendation import Answer, DataFacts, Facts, Risk, Verdict
 from advisor.remedies import find_remedies
-from advisor.risks import forgetting, resource_use
+from advisor.risks import forgetting, maintenance, resource_use
 from estimators.answer import Estimate, MemoryEstimate, SpeedEstimate
 from estimators.interval import Interval
 from estimators.memory import estimate_memory
@@ -132,7 +132,7 @@ def _judged(
         memory=memory,
         speed=speed,
         findings=(*reading.findings, *find_file_risks(Case(reading, plan, model, hardware))),
-        risks=(*forgetting(plan, memory), *(resource_use(plan, memory, facts) if fits else ())),
+        risks=(*forgetting(plan, memory), *(resource_use(plan, memory, facts) if fits else ()), *maintenance(plan)),
         changes=changes,
         way_out=() if fits else (_larger_card(memory),),
         keys=reading.keys,

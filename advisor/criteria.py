@@ -63,6 +63,11 @@ class Criterion:
     measure: Callable[[Candidate], float | None] | None = None
 
 
+def is_emitted(platform: str, facts: Facts) -> bool:
+    """Whether `ftadvise emit` writes the platform's projects for this task and kind of model."""
+    return facts.task in load_platforms()[platform].emitted_tasks and facts.model.kind != "encoder-decoder"
+
+
 def know(cell: Cell, facts: Facts) -> Known:
     """What is known of a cell."""
     platform = load_platforms()[cell.platform]
@@ -72,7 +77,7 @@ def know(cell: Cell, facts: Facts) -> Known:
         method=cell.method,
         quantization=cell.quantization,
         tier=quality.tier,
-        emitted=facts.task in platform.emitted_tasks and facts.model.kind != "encoder-decoder",
+        emitted=is_emitted(cell.platform, facts),
         ran=platform.methods[cell.method].ran,
         on_cpu=facts.hardware.gpu.vendor == "CPU",
     )

@@ -4,8 +4,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from math import ceil
 
-from advisor.criteria import QUALITY_FLOOR, know
-from advisor.plans import Cell
+from advisor.criteria import QUALITY_FLOOR, is_emitted
 from advisor.recommendation import Candidate, Dropped, Facts
 from advisor.request import Request
 from advisor.request_flags import request_flags
@@ -23,20 +22,16 @@ def explain_choice(candidate: Candidate, facts: Facts) -> Iterator[str]:
     yield candidate.quality.method.finding
     if candidate.quality.storage.tier > 1:
         yield f"{plan.quantization} base: {candidate.quality.storage.finding}"
-    support = platform.methods[plan.method]
-    ran = "run here on a CPU" if support.ran else "read in its sources, not run here"
-    yield f"{platform.name}: {support.evidence} ({ran})"
-    if not is_emitted(candidate, facts):
+    support = platform.methods.get(plan.method)  # of the methods that the platforms are compared by
+    if support is not None:
+        ran = "run here on a CPU" if support.ran else "read in its sources, not run here"
+        yield f"{platform.name}: {support.evidence} ({ran})"
+    if not is_emitted(candidate.plan.platform, facts):
         yield f"{platform.name} is run by hand: ftadvise writes no {facts.task} project of this kind for it yet"
     yield from candidate.choices
     largest = sorted(memory.peak.components, key=lambda c: -c.n_bytes)[:2]
     parts = " and ".join(f"{c.name.replace('_', ' ')} ({format_bytes(c.n_bytes)})" for c in largest)
     yield f"the peak comes at {memory.peak_phase.replace('_', ' ')}, mostly {parts}"
-
-
-def is_emitted(candidate: Candidate, facts: Facts) -> bool:
-    """Whether `ftadvise emit` can write the plan out."""
-    return know(Cell(*candidate.key), facts).emitted
 
 
 def nearest_misses(dropped: Sequence[Dropped], facts: Facts) -> list[Dropped]:
@@ -93,7 +88,7 @@ def example_card(needs_gib: float) -> str:
 def next_commands(request: Request, candidate: Candidate, facts: Facts) -> tuple[str, ...]:
     """The commands that write and start the recommended run, as they are typed; none where it cannot be written."""
     plan = candidate.plan
-    if not is_emitted(candidate, facts):
+    if not is_emitted(candidate.plan.platform, facts):
         return ()
     model = request.model if isinstance(request.model, str) else "MODEL"
     directory = f"{model.rstrip('/').split('/')[-1]}-{plan.method}"

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from advisor.hub_cache import find_cached
+from advisor.hub_cache import find_cached, offline_switch
 from profiles.catalog import ModelRow, find_exact_model_row, load_model_rows, model_index
 from profiles.errors import AdviseError, InvalidInputError, InvalidModelError, UnknownNameError
 from profiles.families import describe_model
@@ -154,12 +154,10 @@ def _download_config(hub_id: str, offline: bool, token: str | None) -> Path:
     cached = find_cached(hub_id, CONFIG)
     if cached is not None:
         return cached
-    if offline:
+    if offline or offline_switch():
         raise _offline(hub_id)
     from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
 
-    if constants.HF_HUB_OFFLINE:
-        raise _offline(hub_id)
     timeout = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else HUB_TIMEOUT_S
     try:
         metadata = get_hf_file_metadata(hf_hub_url(hub_id, CONFIG), token=token, timeout=timeout)

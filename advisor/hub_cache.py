@@ -13,6 +13,12 @@ def hub_cache() -> Path:
     return _expand(os.environ.get("HF_HUB_CACHE", cache))
 
 
+def offline_switch() -> str | None:
+    """The environment variable that switches the network off, if one does; huggingface_hub looks but on its import."""
+    name = next((name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)), None)
+    return name if name and os.environ[name].upper() in ("1", "ON", "YES", "TRUE") else None
+
+
 def read_token() -> str | None:
     """The user's access token, from where huggingface_hub takes it; for a request's header only, never to be shown."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):

@@ -26,7 +26,7 @@ def find_risks(candidate: Candidate, facts: Facts, request: Request | None = Non
         *forgetting(candidate.plan, candidate.memory),
         *(special_field(candidate, request) if request is not None else ()),
         *resource_use(candidate.plan, candidate.memory, facts),
-        *maintenance(candidate),
+        *maintenance(candidate.plan),
     )
 
 
@@ -173,25 +173,26 @@ def _way_out(plan: Plan) -> str:
     return "a shorter seq_len needs less"
 
 
-def maintenance(candidate: Candidate) -> Iterator[Risk]:
+def maintenance(plan: Plan) -> Iterator[Risk]:
     """K4: platforms and methods with few users or fast changes."""
-    platform = load_platforms()[candidate.plan.platform]
+    platform = load_platforms()[plan.platform]
     pinned: dict[str, Any] = {"requirements": platform.version.replace(" ", "==")}
     if platform.maturity > 1:
         yield Risk.model_construct(
             id="K4",
             title="maintenance of the platform",
             finding=f"{platform.name}: {platform.maturity_reason}; licence: {platform.licence}",
-            guard=f"the versions are pinned: {platform.version}",
+            guard=f"pin the versions, as emitted projects do: {platform.version}",
             settings=pinned,
         )
-    if candidate.plan.method not in COMMON_METHODS:
-        support = platform.methods[candidate.plan.method]
+    if plan.method not in COMMON_METHODS:
+        support = platform.methods.get(plan.method)
+        evidence = support.evidence if support else "in no comparison of the platforms"
         yield Risk.model_construct(
             id="K4",
             title="a method that few use",
-            finding=f"{get_method(candidate.plan.method).title}: {support.evidence}",
-            guard="keep the pinned versions, and a LoRA run to compare with",
+            finding=f"{get_method(plan.method).title}: {evidence}",
+            guard="pin the versions, and keep a LoRA run to compare with",
             settings=pinned,
         )
 

@@ -73,7 +73,7 @@ def tell(plan: Plan, *, offline: bool = False) -> Story:
     chapters = {
         "What": tuple(_what(plan, facts.model, candidate)),
         "Memory": tuple(_memory(plan, candidate)),
-        "Speed": tuple(_speed(candidate)),
+        "Speed": (*_speed(candidate), *map(_sentence, facts.assumptions)),
         "Why": tuple(_sentence(reason) for reason in explain_choice(candidate, facts)),
         "Risks": tuple(_sentence(f"{r.id}, {r.title}: {r.finding}. Guard: {r.guard}") for r in risks),
     }
@@ -83,6 +83,7 @@ def tell(plan: Plan, *, offline: bool = False) -> Story:
 def _facts_of(plan: Plan, *, offline: bool) -> Facts:
     model = resolve_model(plan.model, offline=offline)
     hardware = resolve_hardware(plan.gpu, None, plan.n_gpus)
+    calibration, said = find_calibration(hardware)
     return Facts.model_construct(
         model=model,
         hardware=hardware,
@@ -90,7 +91,8 @@ def _facts_of(plan: Plan, *, offline: bool) -> Facts:
         task=resolve_task(plan.task, model),
         seq_len=plan.seq_len,
         price=hardware.gpu.price_usd_per_hour,
-        calibration=find_calibration(hardware)[0],
+        calibration=calibration,
+        assumptions=said,
         fingerprints={"model": fingerprint(model), "hardware": fingerprint(hardware)},
     )
 

@@ -8,7 +8,7 @@ from urllib.request import Request, urlopen
 
 from advisor.doctor.disk import nearest
 from advisor.doctor.finding import Finding
-from advisor.hub_cache import hub_cache, read_token
+from advisor.hub_cache import hub_cache, offline_switch, read_token
 
 HUB_TIMEOUT_S = 3.0
 STILL_WORKS = "catalogue, cache and folders still work"
@@ -17,9 +17,9 @@ STILL_WORKS = "catalogue, cache and folders still work"
 def examine_hub(*, ask: bool) -> Iterator[Finding]:
     """The network is used only if `ask`; the token is never shown."""
     yield _cache()
-    if os.environ.get("HF_HUB_OFFLINE", "").casefold() in ("1", "true", "yes", "on"):
+    if switch := offline_switch():
         yield Finding(
-            topic="hub", level="note", found="HF_HUB_OFFLINE is set", meaning=STILL_WORKS, mend="unset it to download"
+            topic="hub", level="note", found=f"{switch} is set", meaning=STILL_WORKS, mend="unset it to download"
         )
         return
     token = read_token()

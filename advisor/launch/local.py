@@ -4,10 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from advisor.launch.base import Launcher, Reporter
 from advisor.launch.folder import (
@@ -27,6 +24,7 @@ from advisor.launch.folder import (
 from advisor.launch.interpreter import choose_interpreter
 from advisor.launch.lock import hold_lock, name_holder
 from advisor.launch.metrics import Course, Event, MetricsReader, read_course
+from advisor.launch.signals import noted_signals
 from advisor.launch.state import judge_end
 from advisor.launch.stop import POLL_SECONDS, kill_group
 from profiles.errors import AdviseError, InvalidInputError
@@ -52,7 +50,7 @@ class Local(Launcher):
         interpreter = choose_interpreter(run.platform, run.requirements, python)
         for package in interpreter.untested:
             reporter.note(f"not the tested version: {package}")
-        with _interrupts() as interrupts:
+        with noted_signals(signal.SIGINT, signal.SIGTERM) as interrupts:
             with hold_lock(folder) as lock:
                 _check(folder, resume=resume, restart=restart)
                 if not resume and (aside := set_aside(folder)):
@@ -164,22 +162,6 @@ def _check(folder: Path, *, resume: bool, restart: bool) -> None:
             "holds an earlier run",
             "--resume goes on from its last checkpoint, --restart begins again and keeps the old one aside.",
         )
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """A list that grows by one with each SIGINT and SIGTERM, which do nothing else meanwhile."""
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 LAUNCHER = Local()

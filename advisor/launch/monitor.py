@@ -68,10 +68,15 @@ def describe_end(state: RunState, course: Course) -> str:
     return "; ".join(parts)
 
 
+def _print_at_once(line: str) -> None:
+    """A pipe would hold back 8 KiB."""
+    print(line, flush=True)
+
+
 class JsonLines:
     """Every event as it came, as JSON; notes and the end too."""
 
-    def __init__(self, write: Callable[[str], Any] = print) -> None:
+    def __init__(self, write: Callable[[str], Any] = _print_at_once) -> None:
         self._write = write
 
     def __enter__(self) -> Self:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from advisor import calibrate as machine
+from advisor.api import estimate
 from advisor.calibration_plans import LENGTHS, calibration_plans, default_model, truncated
 from advisor.calibrations import calibration_id, environment_of, find_calibration, hardware_name, installed_versions
 from advisor.cli.main import run
@@ -150,6 +151,20 @@ def test_a_damaged_file_is_said_left_alone_and_does_not_stop_an_answer(store, pr
     with pytest.raises(InvalidInputError, match="damaged"):
         calibrate(store)
     assert path.read_bytes() == b'{"id": "cut o'
+
+
+@pytest.mark.parametrize("basis", ["analytic", pytest.param("simulated", marks=pytest.mark.platform)])
+@pytest.mark.parametrize("speed_is_known", [True, False])
+def test_a_damaged_file_is_said_on_every_basis(store, probes, monkeypatch, basis, speed_is_known) -> None:
+    Path(calibrate(store).path).write_bytes(b"")
+    plan, cpu = {"model": CONFIG, "quantization": "fp32", "seq_len": 64}, detect_cpu()
+    if not speed_is_known:
+        monkeypatch.setattr("advisor.api.estimate_speed", lambda *args, **kwargs: None)
+        plan |= {"platform": "unsloth"}  # which is not simulated
+    found = estimate(plan, hardware=cpu, basis=basis)
+    assert (found.speed is not None) == speed_is_known
+    said = found.speed.assumptions if found.speed else found.memory.assumptions
+    assert any("its calibration is not used" in note for note in said)
 
 
 # Export and import

@@ -127,6 +127,15 @@ def test_bad_input_is_one_message_with_exit_2(ask, argv, words):
     assert err.count("error: ") == 1
 
 
+def test_the_offline_switch_counts_where_huggingface_hub_was_imported_before_it(ask, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    code, _, err = ask("--model", "a", "--vram", "24")
+    assert code == 2
+    assert "the network is off" in err
+
+
 def test_errors_have_an_envelope_with_json(ask):
     code, out, err = ask("--model", "llama-8b", "--gpu", "rtx4900", "--json")
     answer = json.loads(out)

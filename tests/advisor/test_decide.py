@@ -10,6 +10,7 @@ from advisor.decide import decide, survey
 from advisor.plans import enumerate_cells
 from advisor.recommendation import Recommendation
 from advisor.request import Request
+from estimators.methods import methods
 from profiles.errors import UnsupportedError
 from profiles.plan import Plan
 from profiles.quality import find_quality
@@ -192,14 +193,14 @@ def test_recommended_plan_estimates_to_the_recommended_numbers(make_facts):
 
 
 def test_every_method_and_storage_has_evidence():
-    pairs = {(c.method, c.quantization) for c in enumerate_cells()}
+    pairs = {(c.method, c.quantization) for c in enumerate_cells()} | {(method, "bf16") for method in methods()}
     for method, quantization in pairs:
         for kind in ("causal-lm", "encoder", "encoder-decoder"):
             for task in ("sft", "pretrain", "classification"):
                 quality = find_quality(method, quantization, kind=kind, task=task)
                 assert quality.tier == max(quality.method.tier, quality.storage.tier)
                 assert quality.method.sources
-    assert len(pairs) == 56
+    assert len(pairs) == 74
 
 
 def test_several_cards_shard_before_the_optimizer_is_quantised(make_facts):

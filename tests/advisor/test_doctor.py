@@ -82,7 +82,7 @@ def test_disk_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_token_is_found_and_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "HF_TOKEN_PATH"):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     assert read_token() is None
@@ -92,8 +92,9 @@ def test_the_token_is_found_and_never_shown(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HF_TOKEN", "hf_another")
     assert read_token() == "hf_another"
     assert "hf_another" not in str(list(examine_hub(ask=False)))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "HF_HUB_OFFLINE is set" in [f.found for f in examine_hub(ask=True)]
+    for name, value in (("TRANSFORMERS_OFFLINE", "yes"), ("HF_HUB_OFFLINE", "1")):
+        monkeypatch.setenv(name, value)
+        assert f"{name} is set" in [f.found for f in examine_hub(ask=True)]
 
 
 class Hub(BaseHTTPRequestHandler):

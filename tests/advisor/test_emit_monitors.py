@@ -5,6 +5,7 @@ import yaml
 
 from advisor.emit import Source, emit, emitters
 from advisor.emit.base import MONITOR_PACKAGES, Monitor
+from advisor.environments.lock import load_lock
 from advisor.launch.interpreter import choose_interpreter
 from profiles.errors import AdviseError
 from profiles.plan import Plan
@@ -33,6 +34,12 @@ def test_every_monitor_brings_its_package() -> None:
             files = emit(PLAN.replace(platform=platform), MODEL, Source(model_ref="x", report_to=(monitor,))).files
             assert package in files["requirements.txt"].splitlines()
             assert package in files["plan.json"]
+
+
+def test_tensorboard_is_in_every_environment_that_env_builds() -> None:
+    for platform in SETTINGS:
+        name, version = MONITOR_PACKAGES["tensorboard"].split("==")
+        assert load_lock(platform).for_cpu().pins[name] == version
 
 
 def test_a_monitor_that_is_not_installed_stops_the_launch() -> None:

@@ -1,8 +1,12 @@
 """The whole plan space through the Hugging Face emitter, each project read by the platform's own classes."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -139,18 +143,98 @@ def test_peft_builds_every_adapter_section(projects: list[Emission]) -> None:
     assert len(sections) == 16
 
 
-def test_bitsandbytes_and_accelerate_read_what_is_theirs(projects: list[Emission], tmp_path: Any) -> None:
-    from accelerate.commands.config.config_args import load_config_from_file
+def test_bitsandbytes_reads_what_is_its_own(projects: list[Emission]) -> None:
     from transformers import BitsAndBytesConfig
 
     stored = [values for _, values in unique(projects, "quantization") if values is not None]
     assert len([BitsAndBytesConfig(**values) for values in stored]) == 4
-    texts = {p.files["accelerate.yaml"]: p.plan for p in projects if "accelerate.yaml" in p.files}
-    kinds = {"ddp": "MULTI_GPU", "fsdp2": "FSDP"}
-    for text, plan in texts.items():
+
+
+@pytest.fixture
+def environment_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[Any, dict[str, str]]]:
+    """What `accelerate launch` makes of an accelerate.yaml: its arguments, and the environment of the processes."""
+    from accelerate.commands import launch
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+    started: list[Any] = []
+    for launcher in ("deepspeed_launcher", "multi_gpu_launcher"):
+        monkeypatch.setattr(launch, launcher, started.append)
+
+    def read(text: str) -> tuple[Any, dict[str, str]]:
         path = tmp_path / "accelerate.yaml"
         path.write_text(text)
-        read = load_config_from_file(str(path))
-        assert read.num_processes == 4
-        assert read.distributed_type.value == kinds.get(plan.sharding, "DEEPSPEED")
+        launch.launch_command(launch.launch_command_parser().parse_args(["--config_file", str(path), "train.py"]))
+        arguments = started.pop()
+        prepared = (
+            prepare_deepspeed_cmd_env(arguments)[1] if arguments.use_deepspeed else prepare_multi_gpu_env(arguments)
+        )
+        return arguments, {name: value for name, value in prepared.items() if os.environ.get(name) != value}
+
+    return read
+
+
+def by_placement(projects: list[Emission], *kinds: str) -> dict[str, list[Emission]]:
+    """The projects of these shardings by the text of their accelerate.yaml."""
+    found: dict[str, list[Emission]] = {}
+    for project in projects:
+        if project.plan.sharding in kinds:
+            found.setdefault(project.files["accelerate.yaml"], []).append(project)
+    return found
+
+
+def test_accelerate_launches_every_placement(
+    projects: list[Emission], environment_of: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate.utils import FullyShardedDataParallelPlugin
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
+    texts = by_placement(projects, "ddp", "fsdp2", "zero1", "zero2", "zero3")
+    for text, (first, *_) in texts.items():
+        arguments, environment = environment_of(text)
+        assert arguments.num_processes == 4
+        assert arguments.multi_gpu == (first.plan.sharding == "ddp")
+        assert arguments.use_deepspeed == first.plan.sharding.startswith("zero")
+        if first.plan.sharding == "fsdp2":
+            with monkeypatch.context() as patch:
+                for name, value in environment.items():
+                    patch.setenv(name, value)
+                plugin = FullyShardedDataParallelPlugin()
+            assert plugin.fsdp_version == 2
+            assert isinstance(plugin.cpu_offload, CPUOffloadPolicy) == first.plan.offload_parameters
+            assert plugin.reshard_after_forward is True
     assert len(texts) == 10
+
+
+def test_deepspeed_takes_what_accelerate_and_the_trainer_hand_it(
+    projects: list[Emission], environment_of: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("deepspeed", reason="needs deepspeed: `make prove-space`")
+    from accelerate.utils import DeepSpeedPlugin
+    from deepspeed.runtime.config import DeepSpeedConfig
+    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+    from trl import SFTConfig
+
+    checked, texts = 0, by_placement(projects, "zero1", "zero2", "zero3")
+    for text, alike in texts.items():
+        with monkeypatch.context() as patch:
+            for name, value in environment_of(text)[1].items():
+                patch.setenv(name, value)
+            plugin = DeepSpeedPlugin()
+        for plan, training in unique(alike, "training"):
+            arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **training)
+            filled = HfTrainerDeepSpeedConfig(deepcopy(plugin.hf_ds_config.config))  # as transformers' Trainer does
+            filled.trainer_config_process(arguments)
+            filled.trainer_config_finalize(arguments, SimpleNamespace(config=SimpleNamespace(hidden_size=64)), 100)
+            built = DeepSpeedConfig(filled.config)
+            zero = built.zero_config
+            assert built.zero_optimization_stage == int(plan.sharding[-1])
+            assert (
+                zero.offload_optimizer is not None and zero.offload_optimizer.device == "cpu"
+            ) == plan.offload_optimizer
+            assert (zero.offload_param is not None and zero.offload_param.device == "cpu") == plan.offload_parameters
+            assert built.train_micro_batch_size_per_gpu == plan.micro_batch_size
+            assert built.gradient_accumulation_steps == plan.gradient_accumulation_steps
+            assert built.gradient_clipping == plan.max_grad_norm
+            checked += 1
+    assert len(texts) == 7
+    assert checked == 77

@@ -55,6 +55,13 @@ def test_each_choice_has_its_sentence(fields, words):
     assert words in text(**fields)[1]
 
 
+def test_a_method_beyond_the_framework_is_told_with_what_is_known_of_it():
+    _, said = text(method="dora", quantization="bf16", gpu="a100-80g")
+    assert "DoRA .469 against LoRA's" in said
+    assert "in no comparison of the platforms" in said
+    assert "No evidence on its quality was collected" in text(method="vera", quantization="bf16", gpu="a100-80g")[1]
+
+
 def test_every_value_of_the_plan_has_words():
     assert set(CHECKPOINTING) == set(get_args(Checkpointing))
     assert set(SHARDING) == set(get_args(Sharding)) - {"none"}
@@ -117,3 +124,13 @@ def test_exit_codes(capsys, tmp_path, content, code, words):
 def test_pages_keep_their_width(width):
     page = str(render_story(text()[0], width))
     assert max(map(len, page.splitlines())) <= width
+
+
+def test_a_plan_beyond_the_framework_is_emitted_and_told_from_its_folder(capsys, tmp_path):
+    path, folder = tmp_path / "plan.json", tmp_path / "run"
+    path.write_text(json.dumps({**PLAN, "method": "dora", "quantization": "bf16"}))
+    words = ["--model", "llama-8b", "--gpu", "rtx4090", "--offline"]
+    assert run(["emit", "--plan", str(path), *words, "-o", str(folder)]) == 0
+    capsys.readouterr()
+    assert run(["explain", str(folder / "plan.json"), "--offline"]) == 0
+    assert "DoRA" in capsys.readouterr().out

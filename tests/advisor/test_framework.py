@@ -10,19 +10,23 @@ from advisor.api import advise
 from advisor.assess import assess
 from advisor.claims import all_claims
 from advisor.decide import survey
+from advisor.deploy import deploy
 from advisor.emit import Forecast, Source, emit
 from advisor.facts import resolve_model
-from advisor.feedback import compare
+from advisor.feedback import compare, measure_run
+from advisor.general_text import write_general_text
 from advisor.plans import MERGEABLE, RULES
 from advisor.request import Request
 from advisor.roadmap import plan_roadmap
 from advisor.trials.optimise import propose
 from advisor.trials.space import space_of
 from estimators.answer import Estimate
-from estimators.methods import framework_methods
+from estimators.methods import framework_methods, get_method
 from profiles.errors import UnsupportedError
 from profiles.families import describe_model
 from profiles.measurement import Environment, Measurement
+from tests.advisor.test_deploy import finished
+from tests.advisor.test_launch_feedback import gpu_events, make_run
 from tests.advisor.test_optimise import PLAN, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -211,6 +215,18 @@ def test_f5_deploy_is_a_project_that_runs_by_itself(project):
     assert "ftadvise" not in files["train.py"]
 
 
+def test_f5_deploy_hands_a_finished_run_over(tmp_path):
+    done = finished(tmp_path / "run")
+    deployed = deploy(done, "vllm", tmp_path / "served")
+    assert deployed.use.startswith("vllm serve")
+    assert {"adapter_model.safetensors", "vllm.yaml", "README.md"} <= set(deployed.files)
+    assert "held-out lines: loss 3.5000 before, 2.5000 after" in (tmp_path / "served" / "README.md").read_text()
+    for method in set(framework_methods()) - MERGEABLE - {"bitfit"}:  # what the decision drops cannot be merged either
+        soft = finished(tmp_path / method, {"peft_type": get_method(method).peft_type}, method=method)
+        with pytest.raises(UnsupportedError, match="cannot be merged"):
+            deploy(soft, "merged", tmp_path / "out")
+
+
 def titles(**fields):
     return {(risk.id, risk.title) for risk in advise({"offline": True, **fields}).risks}
 
@@ -221,6 +237,26 @@ def test_k1_small_data():
 
 def test_k2_forgetting():
     assert ("K2", "forgetting") in titles(model="llama-1b", gpu="a100-80g", goal="best")
+
+
+def test_k2_forgetting_is_measured_on_general_text_before_and_after(tmp_path):
+    start, *steps, end = gpu_events()
+    losses = {0: (2.0, 3.0), 4: (3.0, 4.1)}
+    before, after = ({"event": "general", "step": step, "losses": found} for step, found in losses.items())
+    found = measure_run(make_run(tmp_path / "run", [start, before, *steps, after, end])).retention
+    assert (found.verdict, found.loss_before, found.loss_after) == ("forgotten", 2.5, pytest.approx(3.55))
+    write_general_text(tmp_path / "data", None)  # what every project gets
+    assert len((tmp_path / "data" / "general.jsonl").read_text(encoding="utf-8").splitlines()) == 24
+
+
+def test_k2_general_examples_are_mixed_in_on_request(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"prompt": "{n}?", "completion": "{n}"}}\n' for n in range(50)))
+    fields = {"model": "llama-1b", "gpu": "a100-80g", "goal": "best", "data": str(rows), "replay": str(rows)}
+    answer = advise({"offline": True, **fields, "replay_share": 0.2})
+    assert answer.best.plan.replay_share == 0.2
+    (guard,) = (risk.guard for risk in answer.risks if risk.title == "forgetting")
+    assert "20% of what is trained are general examples" in guard
 
 
 def test_k3_headroom():

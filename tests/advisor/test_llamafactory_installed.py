@@ -143,7 +143,7 @@ def test_its_own_parser_takes_every_plan_of_deepspeed(
     llamafactory_python: str, all_projects: list[tuple[Plan, dict[str, str]]], tmp_path: Path
 ) -> None:
     if subprocess.run([llamafactory_python, "-c", "import deepspeed"], capture_output=True).returncode:
-        pytest.skip("LLaMA-Factory's environment has no deepspeed; PYTHONPATH may lead to one")
+        pytest.skip("LLaMA-Factory's environment has no deepspeed; `make prove-llamafactory` leads PYTHONPATH to one")
     chosen = [row for row in all_projects if row[0].sharding.startswith("zero")]
     assert parse(llamafactory_python, tmp_path, chosen, ranks=2) == {"taken": len(chosen), "errors": [], "failed": 0}
     assert len(chosen) >= 700

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,7 @@ pytestmark = [pytest.mark.platform, pytest.mark.slow]
 KILLS = 50
 STEPS = 40  # a checkpoint every tenth of them
 SAME_LOSS = 1e-4  # a resumed run is the same computation; float32 sums differ in the seventh digit
+RECORD = os.environ.get("PROVE_KILL_RECORD")  # a file that the outcome is written to
 SEED = int(os.environ.get("PROVE_KILL_SEED", "20261124"))
 START_SECONDS = 20.0  # imports, model, data: a fifth of the kills fall in here
 WAIT_SECONDS = 300.0
@@ -45,6 +47,7 @@ class Proof:
 
     def __init__(self, where: Path) -> None:
         self.where, self.random, self.seen = where, random.Random(SEED), Counter[str]()
+        self.kills: list[dict[str, Any]] = []
         self.model = build_model(where / "model")
         self.rows = where / "sums.jsonl"
         sums = [(i, j) for i in range(10) for j in range(10)]
@@ -88,6 +91,17 @@ class Proof:
             wait(lambda: not is_held(folder) or holder(folder) is not None)
             victim = "ftadvise, before its trainer"
         return victim
+
+    def note(self, victim: str, checkpoint: int, state: RunState) -> None:
+        """What a kill led to."""
+        self.kills.append({"victim": victim, "checkpoint": checkpoint, "status": state.status, "step": state.step})
+        print(f"{len(self.kills)}: {victim} at {checkpoint}: {state.status}, step {state.step}", flush=True)
+
+    def record(self, path: Path, *, runs: int) -> None:
+        """Write all of it down, a kill a line."""
+        kills = ",\n".join(json.dumps(kill) for kill in self.kills)
+        head = json.dumps({"command": "make prove-kill", "seed": SEED, "steps": STEPS, **self.seen, "runs": runs})
+        path.write_text(f'{head[:-1]}, "kills": [\n{kills}\n]}}\n')
 
 
 def kill_group(pid: int) -> None:
@@ -183,10 +197,7 @@ def test_fifty_kills_lose_no_checkpoint_and_leave_no_wrong_record(tmp_path: Path
             kills += 1
             proof.seen[victim] += 1
             check_record(folder, victim, launcher, proof)
-            print(
-                f"{kills}: {victim} at {checkpoint}: {state_of(folder).status}, step {state_of(folder).step}",
-                flush=True,
-            )
+            proof.note(victim, checkpoint, state_of(folder))
         assert step_of(last_checkpoint(folder)) >= checkpoint >= resumed_at
         start = read_course(folder / METRICS, told_before if resumed_at else 0).start
         assert start is None or start.step == resumed_at
@@ -198,6 +209,8 @@ def test_fifty_kills_lose_no_checkpoint_and_leave_no_wrong_record(tmp_path: Path
         else:
             assert victim, (folder / "runs/train.log").read_text()[-2000:]
     print(f"{kills} kills in {proof.seen['runs'] - 1} runs, {finished} of them finished: {dict(proof.seen)}")
-    assert kills == KILLS
+    assert kills == len(proof.kills) == KILLS
     assert finished == proof.seen["runs"] - 1
     assert min(proof.seen[who] for who in ("trainer", "ftadvise", "both")) >= KILLS // 10
+    if RECORD:
+        proof.record(Path(RECORD), runs=finished)

@@ -8,9 +8,12 @@ from advisor.evaluate import evaluate_cell, evaluate_plan
 from advisor.plans import SMALL_DATA, SMALL_DATA_RANK, Cell, draft_plan
 from advisor.project import write_project
 from advisor.request import Request
-from advisor.risks import find_risks
+from advisor.risks import COMMON_METHODS, find_risks, maintenance
 from estimators.answer import Estimate
+from estimators.methods import framework_methods, methods
 from profiles.errors import InvalidInputError
+from profiles.plan import Plan
+from profiles.platform import load_platforms
 
 pytestmark = pytest.mark.usefixtures("stand_ins")
 
@@ -80,6 +83,18 @@ def test_maintenance_of_young_platforms_and_rare_methods(make_facts):
     assert "K4" not in ids(risks(make_facts(gib=4), "lora")[0])
     licence = next(r for r in risks(make_facts(gib=4), platform="unsloth")[0] if r.id == "K4").finding
     assert "AGPL" in licence
+
+
+def test_every_method_has_its_maintenance_told_on_every_platform():
+    told = 0
+    for platform in load_platforms():
+        for method in methods():
+            found = [r for r in maintenance(Plan(model="m", platform=platform, method=method)) if "few use" in r.title]
+            assert len(found) == (method not in COMMON_METHODS)
+            unknown = [r for r in found if "in no comparison of the platforms" in r.finding]
+            assert bool(unknown) == (method not in framework_methods())
+            told += len(found)
+    assert told == 3 * 23
 
 
 def test_every_risk_has_numbers_or_a_reason_and_a_guard(make_facts):

@@ -53,10 +53,11 @@ def test_a_run_that_overfits_stops_early_and_keeps_its_best(tmp_path: Path, caps
 
 
 def test_tensorboard_gets_the_losses_and_nobody_else(tmp_path: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     run = emit(tmp_path, "--max-steps", "3", "--monitor", "tensorboard", "--general-text", "none")
     assert ftadvise(["launch", str(run)]) == 0
-    events = accumulator.EventAccumulator(str(run / "runs" / "tensorboard"))
+    events = EventAccumulator(str(run / "runs" / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
     assert events.Scalars("eval/loss")

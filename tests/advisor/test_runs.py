@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,17 @@ def test_a_run_that_outlives_its_launcher_is_listed_shown_and_stopped(
         assert part in page, part
 
 
-def test_a_watcher_sees_it_from_its_first_event_and_leaves_it_going(running: Path) -> None:
+def ignore_interrupts() -> None:
+    """As a shell without job control does for what it starts with `&`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize("started_by", [None, ignore_interrupts], ids=["a terminal", "a background job"])
+def test_a_watcher_sees_it_from_its_first_event_and_leaves_it_going(
+    running: Path, started_by: Callable[[], None] | None
+) -> None:
     command = [sys.executable, "-m", "advisor.cli", "runs", "attach", str(running), "--json"]
-    watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=started_by)
     assert watcher.stdout is not None
     first = json.loads(watcher.stdout.readline())
     assert first["event"] == "start"
@@ -96,6 +104,17 @@ def test_a_watcher_sees_it_from_its_first_event_and_leaves_it_going(running: Pat
     told, _ = other.communicate(timeout=20)
     assert other.returncode == 130
     assert json.loads(told.splitlines()[-1])["status"] == "stopped"
+
+
+def test_events_come_through_a_pipe_one_by_one(tmp_path: Path) -> None:
+    """Two steps are far from the 8 KiB that a pipe's buffer holds back."""
+    folder = make_run(tmp_path / "run", steps=2, pause=3.0)
+    launcher = subprocess.Popen([*LAUNCH, folder, "--json"], stdout=subprocess.PIPE, text=True)
+    assert launcher.stdout is not None
+    while json.loads(launcher.stdout.readline())["event"] != "start":
+        pass
+    assert is_held(folder)
+    launcher.communicate(timeout=60)
 
 
 def test_a_launcher_that_lives_hears_of_a_stop_by_another(tmp_path: Path) -> None:

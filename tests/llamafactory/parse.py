@@ -9,6 +9,7 @@ import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import yaml
@@ -42,8 +43,23 @@ def parse(files, plan):
     assert isinstance(training.learning_rate, float)
     assert 0 < training.get_warmup_steps(1000) < 1000
     if plan["sharding"].startswith("zero"):
-        stage = training.hf_deepspeed_config.get_value("zero_optimization.stage")
-        assert stage == int(plan["sharding"][-1])
+        check_deepspeed(training, plan)
+
+
+def check_deepspeed(training, plan):
+    """DeepSpeed's own class takes deepspeed.json once the trainer has filled it in, as it does before it trains."""
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    filled = training.hf_deepspeed_config
+    filled.trainer_config_process(training)
+    filled.trainer_config_finalize(training, SimpleNamespace(config=SimpleNamespace(hidden_size=64)), 100)
+    built = DeepSpeedConfig(filled.config)
+    assert built.zero_optimization_stage == int(plan["sharding"][-1])
+    assert built.train_micro_batch_size_per_gpu == plan["micro_batch_size"]
+    assert built.gradient_accumulation_steps == plan["gradient_accumulation_steps"]
+    for moved, part in (("offload_optimizer", "offload_optimizer"), ("offload_parameters", "offload_param")):
+        device = getattr(built.zero_config, part)
+        assert (device is not None and device.device == "cpu") == plan[moved]
 
 
 def main():

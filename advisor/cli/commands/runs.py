@@ -81,12 +81,11 @@ def attach(run: str, as_json: bool) -> int:
     forecast = load_run_file(folder).forecast
     with open_cards() as read_cards:
         reporter = choose_reporter(as_json=as_json, forecast=forecast, console=make_console(), read_cards=read_cards)
-        try:
-            with reporter:
-                state = watch(folder, reporter)
-        except KeyboardInterrupt:
-            reporter.note("no longer watched; the run goes on")
-            return 0
+        with reporter:
+            state = watch(folder, reporter)
+    if state is None:
+        reporter.note("no longer watched; the run goes on")
+        return 0
     return STATUS_CODES.get(state.status, 1)
 
 
