@@ -5,9 +5,8 @@ from pathlib import Path
 
 from advisor.launch.base import Reporter
 from advisor.launch.folder import METRICS, RunState
-from advisor.launch.lock import is_held
 from advisor.launch.metrics import MetricsReader
-from advisor.launch.state import read_state
+from advisor.launch.state import Follower, read_state
 from advisor.launch.stop import POLL_SECONDS, check_running
 
 
@@ -18,7 +17,8 @@ def attach(folder: Path, reporter: Reporter) -> RunState:
         InvalidInputError: nothing runs there.
     """
     state, reader = check_running(folder), MetricsReader(folder / METRICS)
-    while is_held(folder):
+    follower = Follower(folder, state)
+    while follower.lives():
         for event in reader.read():
             reporter.event(event)
         time.sleep(POLL_SECONDS)
