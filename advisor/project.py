@@ -32,6 +32,7 @@ def write_project(
     report_to: tuple[Monitor, ...] = (),
     cluster: ClusterId | None = None,
     nodes: int = 1,
+    examples: int | None = None,
     force: bool = False,
 ) -> Emission:
     """Write the project of `plan` into the folder `out`, with `data` split into training and held-out examples, and of
@@ -39,7 +40,8 @@ def write_project(
 
     Without `data` the folder's data/ has to be filled before the run. `reward`: Python source of what GRPO rewards.
     `general_text`: a file of texts whose loss is measured before and after, "none" for no such measurement; without it
-    those that ship with ftadvise. `cluster`: also what that system needs to run it, on `nodes` machines.
+    those that ship with ftadvise. `cluster`: also what that system needs to run it, on `nodes` machines, for as long as
+    `examples` take where there is no `data` to count.
 
     Raises:
         UnsupportedError: the platform cannot express the plan, or its data.
@@ -53,8 +55,8 @@ def write_project(
     source = _without_data(plan)
     if dataset is not None:
         source = _source(plan, dataset.format.form, conversational=_is_conversational(plan, dataset))
-        source = source.replace(examples=len(dataset))
-    about = {"reward": reward, "report_to": report_to, "cluster": cluster, "nodes": nodes}
+        examples = len(dataset)
+    about = {"reward": reward, "report_to": report_to, "cluster": cluster, "nodes": nodes, "examples": examples}
 
     def add_data(folder: Path) -> None:
         write_general_text(folder / "data", general_text)

@@ -9,8 +9,8 @@ from advisor.launch.queued import Queued
 
 # The entry point is a line of shell: nothing but this text stands in it. The folder comes by the environment.
 ENTRY = "import os, runpy; runpy.run_path(os.environ['RUN_FOLDER'] + '/ray_job.py', run_name='__main__')"
-STATUS = re.compile(r"\b(PENDING|RUNNING|STOPPED|SUCCEEDED|FAILED)\b")
-UNKNOWN = re.compile(r"does not exist|not found|404", re.IGNORECASE)
+STATUS = re.compile(r"Status for job '[^']*': ([A-Z]+)|Job '[^']*' (succeeded|failed|was stopped)")
+WORDS = {"succeeded": "SUCCEEDED", "failed": "FAILED", "was stopped": "STOPPED"}
 
 
 class RayQueue(Queue):
@@ -32,17 +32,21 @@ class RayQueue(Queue):
     def ask(self, job: str) -> Answer:
         """By `ray job status`."""
         done = execute(["ray", "job", "status", job])
-        if done.returncode == 0:
-            return read_answer(done.stdout + done.stderr, job)
-        if UNKNOWN.search(done.stdout + done.stderr):
+        output = done.stdout + done.stderr
+        answer = read_answer(output)
+        if answer is None and done.returncode and "does not exist" in output:
             return Answer("ended")
-        raise self.unreachable(job, done)
+        if answer is None:
+            raise self.unreachable(job, done)
+        return answer
 
 
-def read_answer(output: str, job: str) -> Answer:
-    """From the line that names the job's status."""
-    found = next((STATUS.search(line) for line in output.splitlines() if job in line and STATUS.search(line)), None)
-    word = found.group() if found else ""
+def read_answer(output: str) -> Answer | None:
+    """From the line that tells the job's status; None where there is none."""
+    found = STATUS.search(output)
+    if found is None:
+        return None
+    word = found[1] or WORDS[found[2]]
     if word in ("PENDING", "RUNNING"):
         return Answer("waiting" if word == "PENDING" else "running", word)
     return Answer("ended", word, cancelled=word == "STOPPED")

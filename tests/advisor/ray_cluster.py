@@ -29,7 +29,8 @@ def ray_cluster(folder: Path) -> Iterator[dict[str, str]]:
     ports = {name: _free_port() for name in PORTS}
     address = f"http://127.0.0.1:{ports['dashboard-port']}"
     found = {"PATH": f"{programs}:{os.environ['PATH']}", "RAY_API_SERVER_ADDRESS": address}
-    environment = {**os.environ, **found, "RAY_USAGE_STATS_ENABLED": "0"}
+    # Ray runs its workers at niceness 15, which starves them beside the rest of a suite
+    environment = {**os.environ, **found, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     # A short path: the sockets in it may have 107 letters
     with TemporaryDirectory(prefix="ray", dir="/tmp") as temporary, (folder / "ray.log").open("wb") as log:
         options = [f"--{name}={port}" for name, port in ports.items()]

@@ -71,13 +71,21 @@ def test_what_slurm_says(output: str, status: str, cancelled: bool) -> None:
     assert (answer.status, answer.cancelled) == (status, cancelled)
 
 
-def test_what_ray_says() -> None:
-    text = (
-        "Job submission server address: http://x:8265\n\n---\nStatus for job 'ftadvise-1': {}\nStatus message: FAILED\n"
-    )
-    for word, status in {"PENDING": "waiting", "RUNNING": "running", "SUCCEEDED": "ended", "FAILED": "ended"}.items():
-        assert read_ray(text.format(word), "ftadvise-1").status == status
-    assert read_ray("Job 'ftadvise-1' was stopped\nStatus for job 'ftadvise-1': STOPPED\n", "ftadvise-1").cancelled
+@pytest.mark.parametrize(
+    ("line", "status", "cancelled"),
+    [
+        ("Status for job 'ftadvise-1': PENDING", "waiting", False),
+        ("Status for job 'ftadvise-1': RUNNING", "running", False),
+        ("Job 'ftadvise-1' succeeded", "ended", False),
+        ("Job 'ftadvise-1' failed", "ended", False),
+        ("Job 'ftadvise-1' was stopped", "ended", True),
+    ],
+)
+def test_what_ray_says(line: str, status: str, cancelled: bool) -> None:
+    answer = read_ray(f"INFO cli.py:42 -- Job submission server address: http://x:8265\nINFO cli.py:92 -- {line}\n")
+    assert answer is not None
+    assert (answer.status, answer.cancelled) == (status, cancelled)
+    assert read_ray("a warning about something else") is None
 
 
 def make_job(folder: Path, cluster: str = "slurm", *, nodes: int = 1) -> Path:

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -109,6 +112,30 @@ def test_shares_learn_as_copies_do() -> None:
     if not {"ddp", "fsdp2"} <= set(CURVES):
         pytest.skip("compares the runs of the tests above")
     assert CURVES["ddp"] == pytest.approx(CURVES["fsdp2"], abs=1e-2)
+
+
+def test_two_nodes_train_together(tiny: Path, tmp_path: Path) -> None:
+    rows = write_sums(tmp_path / "sums.jsonl")
+    plan = tiny_plan(tiny, n_gpus=2, micro_batch_size=4, sharding="ddp", max_steps=6)
+    folder = write_run(tmp_path / "run", plan, rows, cluster="slurm", nodes=2)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    place = {**os.environ, "NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    nodes = [
+        subprocess.Popen([sys.executable, folder / "node.py"], env={**place, "NODE_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    try:
+        assert [node.wait(600) for node in nodes] == [0, 0]
+    finally:
+        for node in nodes:
+            node.kill()
+    course = read_course(folder / "runs" / "metrics.jsonl")
+    assert course.start is not None
+    assert course.start.processes == 2
+    assert [event.step for event in course.steps] == list(range(1, 7))
+    assert (folder / "model" / "adapter_model.safetensors").is_file()
 
 
 def test_another_stops_it(tiny: Path, tmp_path: Path) -> None:

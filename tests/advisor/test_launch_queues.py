@@ -143,7 +143,7 @@ def test_a_job_outlives_ftadvise_and_is_watched_again(queue: str, tiny: Path, tm
         [sys.executable, "-m", "advisor.cli", "runs", "show", str(folder), "--json"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert json.loads(shown.stdout)["result"]["state"]["status"] == "running"
+    assert json.loads(shown.stdout)["answer"]["state"]["status"] == "running"
     assert attach(folder, PlainLog()).status == "finished", log(folder)
     assert state_of(folder).status == "finished"
     assert state_of(folder).step == 200

@@ -90,6 +90,7 @@ def command(
         report_to=tuple(dict.fromkeys(monitors)),
         cluster=cluster,
         nodes=nodes,
+        examples=known.data.examples,
         force=force,
     )
     if as_json:
@@ -99,7 +100,7 @@ def command(
     else:
         from advisor.render.emission import render_emission
 
-        render_emission(emission, out, with_data=request.data is not None).show()
+        render_emission(emission, out, with_data=request.data is not None, cluster=cluster).show()
     return 0 if candidate.memory.verdict == "fits" else 1
 
 
