@@ -21,7 +21,7 @@ class Slurm(Cluster):
             options += [f"--gpus-per-node={job.gpus_per_node}", f"--cpus-per-task={CPUS_PER_GPU * job.gpus_per_node}"]
         else:
             options += ["--exclusive"]
-        options += ["--job-name=fine-tune", "--requeue", "--open-mode=append", f"--signal=B:USR1@{SIGNAL_SECONDS}"]
+        options += ["--job-name=fine-tune", "--requeue", "--output=/dev/null", f"--signal=B:USR1@{SIGNAL_SECONDS}"]
         if job.minutes is not None:
             options += [f"--time={job.minutes}"]  # the high end of the estimate
         head = "".join(f"#SBATCH {option}\n" for option in options)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from advisor.launch.folder import LOG
 from advisor.launch.jobs import Answer, Queue, execute
 from advisor.launch.queued import Queued
 
@@ -22,7 +21,7 @@ class SlurmQueue(Queue):
 
     def submit_command(self, job: str, folder: Path, python: str, *, resume: bool) -> list[str]:
         """Inside `folder`, where sbatch also takes the job to."""
-        options = ["--parsable", "--export=ALL", f"--job-name={job}", f"--output={LOG}"]
+        options = ["--parsable", "--export=ALL", f"--job-name={job}"]
         return ["sbatch", *options, "job.sbatch", *(["--resume"] if resume else [])]
 
     def cancel_command(self, job: str) -> list[str]:

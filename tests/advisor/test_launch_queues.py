@@ -60,7 +60,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write(tmp_path: Path, tiny: Path, queue: str, **changes: Any) -> Path:
     plan = tiny_plan(tiny, **{"max_steps": STEPS, **changes})
-    return write_run(tmp_path / "run $(touch x) 'é'", plan, write_sums(tmp_path / "sums.jsonl"), cluster=queue)
+    return write_run(tmp_path / "run $(touch x) %j 'é'", plan, write_sums(tmp_path / "sums.jsonl"), cluster=queue)
 
 
 class AtStep(PlainLog):

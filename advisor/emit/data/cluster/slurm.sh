@@ -4,6 +4,7 @@
 set -euo pipefail
 
 mkdir -p runs
+exec >> runs/train.log 2>&1 # not --output, which would read % and \ in this folder's own name
 MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 MASTER_PORT="$((20000 + SLURM_JOB_ID % 10000))"
 export MASTER_ADDR MASTER_PORT NNODES="$SLURM_JOB_NUM_NODES"
