@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .PHONY: setup demo test check test-slow bench grid prove-throughput prove-methods prove-unsloth prove-llamafactory \
-	prove-kill prove-regret prove-space clean
+	prove-kill prove-regret prove-space prove-cluster clean
 
 setup: $(STAMP)
 
@@ -82,6 +82,12 @@ prove-llamafactory: setup $(DEEPSPEED)
 # kill -9 of trainer, ftadvise or both at 50 random moments of real tiny trainings (about 20 minutes on two idle cores)
 prove-kill: setup
 	PROVE_KILL_RECORD=benchmarks/results/prove-kill.json $(BIN)/python -m pytest -s tests/advisor/test_prove_kill.py
+
+# Two processes on this CPU; a SLURM cluster of one node (Debian's slurmctld, slurmd, slurm-client, munge) and a local Ray
+# one (`ray` on the PATH, or its folder in FTADVISE_RAY_BIN) that run an emitted job (about 20 minutes on two idle cores)
+prove-cluster: setup
+	$(BIN)/python -m pytest -rs tests/advisor/test_launch_processes.py tests/advisor/test_launch_queues.py \
+		tests/advisor/test_skypilot_installed.py
 
 clean:
 	rm -rf $(VENV) .cache demo-out

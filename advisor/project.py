@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.api import estimate
-from advisor.emit import Emission, Forecast, RunFile, Source, emit, emitters, write_emission
+from advisor.emit import ClusterId, Emission, Forecast, RunFile, Source, emit, emitters, write_emission
 from advisor.emit.base import RUN_FILE, Monitor, PlanChange
 from advisor.facts import find_known, find_tokenizer, resolve_model
 from advisor.launch.folder import load_run_file
@@ -30,6 +30,9 @@ def write_project(
     reward: str | None = None,
     general_text: str | None = None,
     report_to: tuple[Monitor, ...] = (),
+    cluster: ClusterId | None = None,
+    nodes: int = 1,
+    examples: int | None = None,
     force: bool = False,
 ) -> Emission:
     """Write the project of `plan` into the folder `out`, with `data` split into training and held-out examples, and of
@@ -37,7 +40,8 @@ def write_project(
 
     Without `data` the folder's data/ has to be filled before the run. `reward`: Python source of what GRPO rewards.
     `general_text`: a file of texts whose loss is measured before and after, "none" for no such measurement; without it
-    those that ship with ftadvise.
+    those that ship with ftadvise. `cluster`: also what that system needs to run it, on `nodes` machines, for as long as
+    `examples` take where there is no `data` to count.
 
     Raises:
         UnsupportedError: the platform cannot express the plan, or its data.
@@ -51,13 +55,15 @@ def write_project(
     source = _without_data(plan)
     if dataset is not None:
         source = _source(plan, dataset.format.form, conversational=_is_conversational(plan, dataset))
+        examples = len(dataset)
+    about = {"reward": reward, "report_to": report_to, "cluster": cluster, "nodes": nodes, "examples": examples}
 
     def add_data(folder: Path) -> None:
         write_general_text(folder / "data", general_text)
         if dataset is not None:
             _write_data(plan, dataset, general, folder / "data")
 
-    emission = emit(plan, model, source.replace(reward=reward, report_to=report_to), Forecast.of(estimate))
+    emission = emit(plan, model, source.replace(**about), Forecast.of(estimate))
     write_emission(emission, out, force=force, add_data=add_data)
     return emission
 

@@ -71,14 +71,14 @@ def write_sums(path: Path) -> Path:
     return path
 
 
-def write_run(folder: Path, plan: Plan, rows: Path) -> Path:
+def write_run(folder: Path, plan: Plan, rows: Path, **about: Any) -> Path:
     parts = split(read_dataset(rows), plan.eval_fraction, plan.seed)
 
     def add_data(out: Path) -> None:
         write_normalised(parts.train, out / "data" / "train.jsonl")
         write_normalised(parts.evaluation, out / "data" / "eval.jsonl")
 
-    source = Source(model_ref=str(plan.model), form=parts.train.format.form)
+    source = Source(model_ref=str(plan.model), form=parts.train.format.form, **about)
     return write_emission(emit(plan, resolve_model(plan.model), source), folder, add_data=add_data)
 
 

@@ -7,6 +7,7 @@ GB = 1e9  # marketing gigabyte, and the "GB" of bandwidths
 TERA = 1e12
 BILLION = 1e9
 MILLION = 1e6
+MINUTE = 60.0
 HOUR = 3600.0
 
 

@@ -4,11 +4,12 @@ from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 
-from advisor.emit.base import Emission, Emitter, Forecast, RunFile, Source, write_emission
+from advisor.emit.base import ClusterId, Emission, Emitter, Forecast, RunFile, Source, write_emission
+from advisor.emit.clusters import add_cluster
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 
-__all__ = ["Emission", "Emitter", "Forecast", "RunFile", "Source", "emit", "emitters", "write_emission"]
+__all__ = ["ClusterId", "Emission", "Emitter", "Forecast", "RunFile", "Source", "emit", "emitters", "write_emission"]
 
 
 @cache
@@ -26,6 +27,6 @@ def emit(plan: Plan, model: ModelSpec, source: Source, forecast: Forecast | None
     """Write `plan` out for its platform: texts by path, and the command that runs them. Pure.
 
     Raises:
-        UnsupportedError: the platform cannot express the plan; the message is the reason.
+        UnsupportedError: the platform or the cluster cannot express the plan; the message is the reason.
     """
-    return emitters()[plan.platform].emit(plan, model, source, forecast)
+    return add_cluster(emitters()[plan.platform].emit(plan, model, source, forecast), source, forecast)

@@ -7,7 +7,7 @@ from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from advisor.staging import staged_folder
 from estimators.answer import Estimate
@@ -29,6 +29,9 @@ MONITOR_PACKAGES: dict[Monitor, str] = {
     "mlflow": "mlflow==3.18.0",
     "trackio": "trackio==0.43.0",
 }
+
+
+ClusterId = Literal["slurm", "ray", "skypilot"]
 
 
 class Forecast(Record):
@@ -101,7 +104,7 @@ class Source(Record):
     model_ref: hub id or absolute path of the weights. form: what an example is. conversational: its parts are lists
     of messages, not plain texts. held_out: whether there is a data/eval.jsonl. reward: Python source of a function
     `reward` that GRPO judges samples by (None: the built-in comparison with the data's answers). report_to: whom it
-    reports to as well.
+    reports to as well. cluster and nodes: what starts it, on how many machines. examples: rows of the data, if known.
     """
 
     model_ref: str
@@ -110,6 +113,9 @@ class Source(Record):
     held_out: bool = True
     report_to: tuple[Monitor, ...] = ()
     reward: str | None = None
+    cluster: ClusterId | None = None
+    nodes: int = Field(1, ge=1, le=10_000)
+    examples: PositiveInt | None = None
 
 
 class Emitter:

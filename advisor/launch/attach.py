@@ -6,10 +6,9 @@ from pathlib import Path
 
 from advisor.launch.base import Reporter
 from advisor.launch.folder import METRICS, RunState
-from advisor.launch.lock import is_held
 from advisor.launch.metrics import MetricsReader
 from advisor.launch.signals import noted_signals
-from advisor.launch.state import read_state
+from advisor.launch.state import Follower, read_state
 from advisor.launch.stop import POLL_SECONDS, check_running
 
 
@@ -20,8 +19,9 @@ def attach(folder: Path, reporter: Reporter) -> RunState | None:
         InvalidInputError: nothing runs there.
     """
     state, reader = check_running(folder), MetricsReader(folder / METRICS)
+    follower = Follower(folder, state)
     with noted_signals(signal.SIGINT) as interrupts:
-        while is_held(folder):
+        while follower.lives():
             for event in reader.read():
                 reporter.event(event)
             if interrupts:

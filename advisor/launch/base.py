@@ -5,6 +5,7 @@ from typing import Protocol, Self
 
 from advisor.emit import RunFile, emitters
 from advisor.launch.folder import RunState
+from advisor.launch.jobs import Queue
 from advisor.launch.metrics import Event
 
 
@@ -29,6 +30,7 @@ class Launcher:
     """One way to run an emitted folder."""
 
     id: str
+    queue: Queue | None = None
 
     def command(self, run: RunFile, python: str, *, resume: bool = False) -> list[str]:
         """The platform's command with `python` as its interpreter. Pure."""

@@ -26,10 +26,13 @@ Status = Literal["running", "finished", "stopped", "failed", "out-of-memory", "k
 class RunState(Record):
     """How a run stands. `message` says what happened, `hint` what to do; both empty while all is well.
 
+    `job`: its name in the queue of `launcher`, which knows whether it runs; None for a process of this machine.
     `metrics_bytes` and `log_bytes`: how much of either file is older than this state; what comes later is news.
     """
 
     status: Status
+    launcher: str = "local"
+    job: str | None = None
     pid: int | None = None
     started: str
     ended: str | None = None

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,8 @@ class MetricsReader:
         """Events added since the last call. Lines that are no event (cut off by a crash) are left out."""
         try:
             with self.path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._position:  # begun anew
+                    self._position, self._rest = 0, b""
                 file.seek(self._position)
                 added = file.read()
         except FileNotFoundError:

@@ -20,7 +20,8 @@ NO_SPACE = re.compile(r"No space left on device|os error 28|Errno 28")
 FULL = MIB  # less free than this: the reason of a failure, even where its message found no room in the log either
 RESUME = "`ftadvise launch --resume` goes on from the last checkpoint."
 BEGIN_AGAIN = "There is no checkpoint yet: `ftadvise launch --restart` begins again."
-NAMED_ERROR = re.compile(r"^[\w.]*(Error|Exception)\b")
+NAMED_ERROR = re.compile(r"^(?![\w.]*ChildFailedError)[\w.]*(Error|Exception)\b")  # torchrun's says nothing
+RANK = re.compile(r"^\[rank\d+\]: ")  # which process of several printed the line
 
 
 def judge(
@@ -70,7 +71,7 @@ def judge(
 
 def last_error(log: str) -> str:
     """The last line that names an exception, else the last one that is not blank; shortened."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    lines = [RANK.sub("", line).strip() for line in log.splitlines() if line.strip()]
     named = [line for line in lines if NAMED_ERROR.match(line)]
     line = named[-1] if named else lines[-1] if lines else "it printed nothing"
     return line if len(line) <= 300 else line[:300] + "..."

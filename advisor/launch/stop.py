@@ -8,8 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from advisor.launch.folder import STOP, RunState
+from advisor.launch.jobs import find_queue
 from advisor.launch.lock import is_held
-from advisor.launch.state import read_state
+from advisor.launch.state import Follower, ask_queue, read_state
 from profiles.errors import AdviseError, InvalidInputError
 
 POLL_SECONDS = 0.1
@@ -28,13 +29,19 @@ def check_running(folder: Path) -> RunState:
 def stop_run(folder: Path, *, kill: bool = False) -> RunState:
     """Ask the trainer to stop after the step at hand with a checkpoint, or kill it; wait until it has ended.
 
+    A job that waits in a queue has nothing to keep and is cancelled.
+
     Raises:
         InvalidInputError: nothing runs there.
         AdviseError: it is to be killed, but its process is not known (code 'unknown-process').
     """
     state = check_running(folder)
     (folder / STOP).touch()
-    if kill:
+    if state.job is not None:
+        answer = ask_queue(state)
+        if kill or (answer is not None and answer.status == "waiting"):
+            find_queue(state.launcher).cancel(state.job)
+    elif kill:
         if state.pid is None:  # its launcher was killed in the very moment of its start
             raise AdviseError(
                 "unknown-process",
@@ -42,7 +49,8 @@ def stop_run(folder: Path, *, kill: bool = False) -> RunState:
                 "It has been asked to stop after the step at hand.",
             )
         kill_group(state.pid, lambda: not is_held(folder))
-    while is_held(folder):
+    follower = Follower(folder, state)
+    while follower.lives():
         (folder / STOP).touch()  # a trainer that is just beginning removes the one that it finds
         time.sleep(POLL_SECONDS)
     return read_state(folder) or state

@@ -80,6 +80,8 @@ def render_state(state: RunState, width: int | None = None) -> Page:
 def _add_state(page: Page, state: RunState) -> None:
     process = f", process {state.pid}" if state.status == "running" and state.pid else ""
     page.field("Status", f"{state.status}, {_steps(state)} steps{process}")
+    if state.job is not None:
+        page.field("Job", f"{state.job} of {state.launcher}")
     page.field("Started", state.started + (f", ended {state.ended}" if state.ended else ""))
     if state.message:
         page.field("", state.message)

@@ -1,14 +1,14 @@
 """Hostile names and values through every emitter: each comes back as it was given, and nothing else changes."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from advisor.emit import Emission, Source, emit, emitters
+from advisor.emit import ClusterId, Emission, Source, emit, emitters
 from profiles.errors import AdviseError
 from profiles.families import describe_model
 from profiles.plan import Plan
@@ -42,14 +42,14 @@ hostile = st.one_of(
 )
 
 
-def project(platform: str, name: str, value: str, option: str) -> Emission:
+def project(platform: str, cluster: ClusterId | None, name: str, value: str, option: str) -> Emission:
     """A project with the three values where a request, a config.json and a plan can put them."""
     plan = Plan(model=value, gpu="rtx4090", platform=platform, seq_len=512)
     if platform == "hf":
         plan = plan.replace(
             method="prompt", method_options={"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": option}
         )
-    return emit(plan, MODEL.replace(name=name), Source(model_ref=value))
+    return emit(plan, MODEL.replace(name=name), Source(model_ref=value, cluster=cluster, examples=1000))
 
 
 def read(emission: Emission) -> dict[str, Any]:
@@ -92,17 +92,17 @@ def test_all_emitters_are_tried() -> None:
 @pytest.mark.parametrize("platform", emitting())
 def test_hostile_values_come_back_and_change_nothing_else(platform: str) -> None:
     names = [f"{PLAIN} {i}" for i in range(3)]
-    plain = project(platform, *names)
-    words = strings(read(plain))
+    plains = {cluster: project(platform, cluster, *names) for cluster in (None, *get_args(ClusterId))}
+    words = {text for plain in plains.values() for text in strings(read(plain))}
     kept = 0
 
     @settings(max_examples=EXAMPLES, deadline=None)
-    @given(st.lists(hostile, min_size=3, max_size=3, unique=True))
-    def check(values: list[str]) -> None:
+    @given(st.lists(hostile, min_size=3, max_size=3, unique=True), st.sampled_from(sorted(plains, key=str)))
+    def check(values: list[str], cluster: ClusterId | None) -> None:
         nonlocal kept
         assume(not words & set(values))  # 'none' as a name cannot be told from the value of another key
         try:
-            odd = project(platform, *values)
+            odd, plain = project(platform, cluster, *values), plains[cluster]
         except AdviseError:
             return  # said, not written
         assert put_back(read(odd), dict(zip(values, names, strict=True))) == read(plain)

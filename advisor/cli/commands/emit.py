@@ -7,7 +7,7 @@ import click
 
 from advisor.cli.options import build_request, json_option, request_options
 from advisor.cli.records import build_record, parse_object, read_text
-from advisor.emit.base import Monitor
+from advisor.emit.base import ClusterId, Monitor
 from profiles.plan import Plan
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Examples:
   ftadvise emit --model llama-8b --vram 24 --data train.jsonl -o run
   ftadvise emit --model llama-8b --plan plan.json --data train.jsonl -o run
+  ftadvise emit --model llama-8b --gpu "8x h100" --data train.jsonl --cluster slurm --nodes 2 -o run
   ftadvise emit --model llama-8b --task grpo --data sums.jsonl --reward judge.py -o run
 """
 )
@@ -39,6 +40,8 @@ Examples:
     multiple=True,
     help="Report to it as well; runs/metrics.jsonl is always written.",
 )
+@click.option("--cluster", type=click.Choice(get_args(ClusterId)), help="Also write what that system needs to run it.")
+@click.option("--nodes", type=click.IntRange(1), default=1, help="Machines that the cards are in.  [default: 1]")
 @json_option
 def command(
     plan_path: str | None,
@@ -47,6 +50,8 @@ def command(
     force: bool,
     general_text: str | None,
     monitors: tuple[Monitor, ...],
+    cluster: ClusterId | None,
+    nodes: int,
     as_json: bool,
     **fields: Any,
 ) -> int:
@@ -83,6 +88,9 @@ def command(
         reward=judge,
         general_text=general_text,
         report_to=tuple(dict.fromkeys(monitors)),
+        cluster=cluster,
+        nodes=nodes,
+        examples=known.data.examples,
         force=force,
     )
     if as_json:
@@ -92,7 +100,7 @@ def command(
     else:
         from advisor.render.emission import render_emission
 
-        render_emission(emission, out, with_data=request.data is not None).show()
+        render_emission(emission, out, with_data=request.data is not None, cluster=cluster).show()
     return 0 if candidate.memory.verdict == "fits" else 1
 
 

@@ -21,8 +21,10 @@ Examples:
   ftadvise launch run
   ftadvise launch run --resume
   ftadvise launch run --on-oom safer
+  ftadvise launch run --launcher slurm
 
 \b
+A job of slurm or ray outlives this command: `ftadvise runs attach` watches it again.
 Ctrl-C stops after the step at hand, with a checkpoint; a second one kills the run.
 Exit codes: 0 finished, 1 failed, 2 could not start, 130 stopped.
 """
@@ -38,7 +40,7 @@ Exit codes: 0 finished, 1 failed, 2 could not start, 130 stopped.
     help="Out of memory: stop, or rewrite the project for the next safer plan and go on.",
 )
 @click.option("--python", metavar="PATH", help="Interpreter that has the run's packages.")
-@click.option("--launcher", default="local", show_default=True, help="How to run it.")
+@click.option("--launcher", default="local", show_default=True, help="local, or submit it: slurm, ray.")
 @click.option("--json", "as_json", is_flag=True, help="Progress as JSON lines.")
 def command(
     folder: Path, resume: bool, restart: bool, on_oom: str, python: str | None, launcher: str, as_json: bool
@@ -69,7 +71,8 @@ def _run(
 
     forecast = load_run_file(folder).forecast
     with open_cards() as read_cards:
-        reporter = choose_reporter(as_json=as_json, forecast=forecast, console=make_console(), read_cards=read_cards)
+        cards = read_cards if launcher.queue is None else tuple  # a job's cards are elsewhere
+        reporter = choose_reporter(as_json=as_json, forecast=forecast, console=make_console(), read_cards=cards)
         with reporter:
             _remember(folder, reporter)
             return launcher.run(folder, reporter, python=python, resume=resume, restart=restart)

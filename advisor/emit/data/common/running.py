@@ -52,4 +52,5 @@ def run(trainer, progress, checkpoint):
     trainer.save_model("model")
     progress.write("end", status="finished", step=trainer.state.global_step)
     losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
-    print(json.dumps({"steps": trainer.state.global_step, "eval_losses": losses}))
+    if progress.main:
+        print(json.dumps({"steps": trainer.state.global_step, "eval_losses": losses}))

@@ -19,10 +19,10 @@ if CONFIG["expandable_segments"]:  # torch reads it when it is imported
 
 import task  # noqa: E402
 import torch  # noqa: E402
-from accelerate import PartialState  # noqa: E402
 from general import GeneralText  # noqa: E402
 from peft import get_peft_config, get_peft_model, prepare_model_for_kbit_training  # noqa: E402
 from precision import DTYPES, choose_precision  # noqa: E402
+from processes import join_processes  # noqa: E402
 from progress import CHECKPOINTS, Progress  # noqa: E402
 from running import find_checkpoint, run  # noqa: E402
 from transformers import AutoTokenizer, BitsAndBytesConfig, EarlyStoppingCallback, set_seed  # noqa: E402
@@ -96,7 +96,7 @@ def projector_class(method):
 def main(resume):
     """Load, train, save."""
     checkpoint = find_checkpoint(resume)
-    PartialState()  # picks this process's GPU before anything is loaded
+    join_processes()
     training = CONFIG["training"]
     set_seed(training["seed"])  # adapters are initialised before the trainer would do this
     precision = choose_precision(CONFIG["precision"])
