@@ -270,6 +270,9 @@ def test_lora_on_all_linears_of_fused_experts_is_peft_s(family: str) -> None:
 def test_llamafactory_s_peft_leaves_fused_experts_alone(family: str) -> None:
     import transformers
 
+    from estimators.regime import resolve_regime
+    from estimators.simulate.adapters import wrap
+
     config = {"model_type": family, **MOE_SIZES, **EXPERTS[family]}
     made = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**config))
     spec = describe_model({**config, "architectures": [type(made).__name__]}, family)
