@@ -20,7 +20,7 @@ def with_experts(found: tuple[AdaptedLinear, ...], model: ModelSpec, plan: Plan)
     if not converts or "all-linear" not in plan.target_modules:
         return found
     modules = tuple(x for x in found if x.linear.name.rsplit(".", 1)[-1] not in LEAVES)
-    roles = ("router", "gate_up", "down")
+    roles: tuple[str, ...] = ("router", "gate_up", "down")
     if (
         plan.platform == "unsloth"
     ):  # its projects name the modules: no router, and no experts where no module has a name
