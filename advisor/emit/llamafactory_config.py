@@ -213,7 +213,11 @@ def evaluation_arguments(plan: Plan, source: Source) -> Arguments:
         "per_device_eval_batch_size": plan.micro_batch_size,
     }
     if plan.early_stopping_patience:
-        found |= {"early_stopping_steps": plan.early_stopping_patience, "load_best_model_at_end": True}
+        found["early_stopping_steps"] = plan.early_stopping_patience
+        if plan.task == "reward":  # which LLaMA-Factory refuses to load the best checkpoint of
+            found |= {"metric_for_best_model": "eval_loss", "greater_is_better": False}
+        else:
+            found["load_best_model_at_end"] = True
     return found
 
 

@@ -2,7 +2,8 @@
 
 PEFT 0.21.2 (utils/transformers_weight_conversion.py) takes "all-linear" to mean what it meant when experts were
 modules: the router, and all experts' projections, gate and up together at twice the rank. The names that it turns into
-parameters then no longer reach modules: a shared expert and dense layers go without adapters.
+parameters then no longer reach modules: a shared expert and dense layers go without adapters. LLaMA-Factory 0.9.5 pins
+PEFT 0.18.1, which has no such conversion: there, the linears that are modules are adapted, and the experts are not.
 """
 
 from estimators.methods.base import AdaptedLinear
@@ -15,18 +16,18 @@ LEAVES = ("gate_proj", "up_proj", "down_proj")
 
 def with_experts(found: tuple[AdaptedLinear, ...], model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
     """The linears that "all-linear" adapts in a model with fused experts."""
-    if model.model_type not in CONVERTED or "all-linear" not in plan.target_modules:
+    converts = model.model_type in CONVERTED and plan.platform != "llamafactory"
+    if not converts or "all-linear" not in plan.target_modules:
         return found
     modules = tuple(x for x in found if x.linear.name.rsplit(".", 1)[-1] not in LEAVES)
-    if plan.platform == "llamafactory":  # names the modules that it finds, and no router
+    roles: tuple[str, ...] = ("router", "gate_up", "down")
+    if (
+        plan.platform == "unsloth"
+    ):  # its projects name the modules: no router, and no experts where no module has a name
         if len(modules) == len(found):
             return found
-        return modules + _parameters(model, plan, roles=("gate_up", "down"))
-    return modules + _parameters(model, plan, roles=("router", "gate_up", "down"))
-
-
-def _parameters(model: ModelSpec, plan: Plan, roles: tuple[str, ...]) -> tuple[AdaptedLinear, ...]:
-    return tuple(
+        roles = roles[1:]
+    return modules + tuple(
         AdaptedLinear(linear=x, layers=g.count * x.copies, rank=_rank(x, plan))
         for g in model.layers
         for x in g.block.linears

@@ -1,5 +1,7 @@
 """PEFT's wrapper for a plan: the configuration it would be given, and the casts that the platform makes afterwards."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -37,7 +39,21 @@ def wrap(model: Any, plan: Plan, spec: ModelSpec, regime: Regime) -> Any:
 
     config = peft_config(plan, spec)
     in_fp32 = regime.adapter == 4 or plan.quantization in QUANTIZED
-    return peft.get_peft_model(model, config, autocast_adapter_dtype=in_fp32)
+    with nullcontext() if plan.platform != "llamafactory" else _without_conversion():
+        return peft.get_peft_model(model, config, autocast_adapter_dtype=in_fp32)
+
+
+@contextmanager
+def _without_conversion() -> Iterator[None]:
+    """LLaMA-Factory's PEFT 0.18.1 does not turn the names of experts' modules into their fused tensors."""
+    from peft.utils import transformers_weight_conversion as conversion
+
+    kept = conversion.convert_peft_config_for_transformers
+    conversion.convert_peft_config_for_transformers = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        conversion.convert_peft_config_for_transformers = kept
 
 
 def cast_adapters(model: Any, plan: Plan, regime: Regime) -> None:

@@ -293,6 +293,14 @@ def test_several_cards_are_launched_as_llamafactory_documents(sharding: str) -> 
         assert found["ddp_find_unused_parameters"] is False
 
 
+def test_a_reward_model_stops_early_without_its_best_checkpoint() -> None:
+    """Its parser: "RM and PPO stages do not support `load_best_model_at_end`"."""
+    pairs = Source(model_ref="x", form="preference", conversational=True)
+    found = yaml.safe_load(emit(plan(task="reward", early_stopping_patience=3), MODEL, pairs).files["train.yaml"])
+    assert "load_best_model_at_end" not in found
+    assert (found["early_stopping_steps"], found["metric_for_best_model"]) == (3, "eval_loss")
+
+
 def test_deepspeed_is_told_the_stage_and_the_offload() -> None:
     whole = plan(n_gpus=4, sharding="zero3", offload_optimizer=True, offload_parameters=True)
     zero = json.loads(emit(whole, MODEL, CHATS).files["deepspeed.json"])["zero_optimization"]

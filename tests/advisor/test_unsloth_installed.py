@@ -114,9 +114,12 @@ def test_every_plan_that_is_emitted_is_accepted(python: str, tmp_path: Path) -> 
 
 
 def test_unsloths_own_adapters_have_the_predicted_parameters(python: str, tmp_path: Path) -> None:
-    cases, predicted = [], []
+    cases, predicted, refused = [], [], []
     for family, (method, stored) in product(FAMILIES, CELLS):
         wanted, model = plan(family, method, stored), spec(family)
+        if get_method(method).refusal(model, wanted):
+            refused.append((family, stored))
+            continue
         config = yaml.safe_load(emit(wanted, model, Source(model_ref="x")).files["config.yaml"])
         cases.append(
             {
@@ -126,7 +129,8 @@ def test_unsloths_own_adapters_have_the_predicted_parameters(python: str, tmp_pa
             }
         )
         predicted.append(get_method(method).trainable_parameters(model, wanted))
-    assert len(cases) == len(FAMILIES) * len(CELLS) == 84
+    assert refused == [("falcon", "int8"), ("falcon", "nf4-dq")]  # its linears are of a class of its own
+    assert len(cases) + len(refused) == len(FAMILIES) * len(CELLS) == 84
     assert sum(case["fused"] for case in cases) == 6 * 5  # six families, and int8 never
     assert ask(python, "adapters.py", cases, tmp_path) == predicted
 

@@ -263,3 +263,21 @@ def test_lora_on_all_linears_of_fused_experts_is_peft_s(family: str) -> None:
     adapted = peft.get_peft_model(made, peft.LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
     trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert get_method("lora").trainable_parameters(spec, Plan(model="m", lora_rank=8)) == trainable
+
+
+@pytest.mark.platform
+@pytest.mark.parametrize("family", EXPERTS)
+def test_llamafactory_s_peft_leaves_fused_experts_alone(family: str) -> None:
+    import transformers
+
+    from estimators.regime import resolve_regime
+    from estimators.simulate.adapters import wrap
+
+    config = {"model_type": family, **MOE_SIZES, **EXPERTS[family]}
+    made = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**config))
+    spec = describe_model({**config, "architectures": [type(made).__name__]}, family)
+    asked = Plan(model="m", platform="llamafactory", lora_rank=8)
+    adapted = wrap(made, asked, spec, resolve_regime(asked, spec, CARD.gpu))
+    assert not [name for name, p in adapted.named_parameters() if p.requires_grad and "experts.lora" in name]
+    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert get_method("lora").trainable_parameters(spec, asked) == trainable

@@ -48,11 +48,13 @@ def parse(files, plan):
 
 def check_deepspeed(training, plan):
     """DeepSpeed's own class takes deepspeed.json once the trainer has filled it in, as it does before it trains."""
+    import deepspeed
     from deepspeed.runtime.config import DeepSpeedConfig
 
     filled = training.hf_deepspeed_config
     filled.trainer_config_process(training)
     filled.trainer_config_finalize(training, SimpleNamespace(config=SimpleNamespace(hidden_size=64)), 100)
+    deepspeed.init_distributed(auto_mpi_discovery=False)  # over the group that is there, for its number of processes
     built = DeepSpeedConfig(filled.config)
     assert built.zero_optimization_stage == int(plan["sharding"][-1])
     assert built.train_micro_batch_size_per_gpu == plan["micro_batch_size"]
