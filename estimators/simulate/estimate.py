@@ -34,7 +34,7 @@ def estimate_simulated(
     mean = round(batch_shape(plan, method).length - batch_shape(plan.replace(mean_len=None), method).length)
     usual = longest
     if mean < 0 and not plan.packing:
-        usual = run_child(job.replace(batches=((plan.micro_batch_size, plan.seq_len + mean),) * 2), seconds)
+        usual = run_child(job.replace(plan=plan.replace(seq_len=plan.seq_len + mean, mean_len=None)), seconds)
     speed = speed_from_simulation(usual, plan, model, hardware, calibration=calibration)
     return Estimate(memory=memory_from_simulation(longest, hardware), speed=speed)
 
