@@ -72,7 +72,7 @@ def command(
         batches=read,
         snapshot=snapshot,
     )
-    memory = memory_from_simulation(found, hardware)
+    memory = memory_from_simulation(found, plan, model, hardware)
     if svg is not None:
         _write(svg, plot_timeline(found))
     if as_json:

@@ -1,0 +1,68 @@
+"""Margins of the intervals: quantiles of what was measured over what was predicted, by what the answer rests on."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.memory_scores import Score
+from estimators.interval import Interval
+
+MARGINS = Path(__file__).parent.parent / "profiles" / "data" / "margins.json"
+LEVEL = 0.9
+FEW = 10  # a case with fewer rows gets no margin of its own
+
+
+def fit_margins(scores: Iterable[Score]) -> dict[str, tuple[float, float, int]]:
+    """Case -> (low, high, rows). Each source counts alike, however many rows it has."""
+    by_case: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for s in scores:
+        if s.case and not s.row.memory_note:
+            by_case[s.case][s.row.source].append(s.share)
+    found = {}
+    for case, sources in by_case.items():
+        n = sum(len(group) for group in sources.values())
+        if n >= FEW:
+            weighted = [(share, 1 / len(group)) for group in sources.values() for share in group]
+            low, high = (_quantile(weighted, q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+            found[case] = (min(low, 0.0), max(high, 0.0), n)
+    return found
+
+
+def covered_without_source(scores: Sequence[Score]) -> dict[int, bool]:
+    """By position: does the interval hold the row where the margins are fitted to the other sources alone?"""
+    held = {}
+    for source in {s.row.source for s in scores}:
+        margins = fit_margins(s for s in scores if s.row.source != source)
+        for i, s in enumerate(scores):
+            if s.row.source == source and s.case in margins:
+                low, high, _ = margins[s.case]
+                held[i] = low <= s.share <= high
+    return held
+
+
+def write_margins(scores: Iterable[Score]) -> list[str]:
+    """Put the fitted margins into margins.json, where their cases stand; returns a line for each."""
+    content = json.loads(MARGINS.read_text(encoding="utf-8"))
+    rows = {row["id"]: row for row in content["rows"]}
+    said = []
+    for case, (low, high, n) in sorted(fit_margins(scores).items()):
+        row = rows.get(case)
+        if row is None:
+            continue
+        row |= {"low": round(low, 4), "high": round(high, 4), "n": n, "date": datetime.now(UTC).date().isoformat()}
+        said.append(f"{case}: {low:+.2%} to {high:+.2%}, {n} rows")
+    MARGINS.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return said
+
+
+def _quantile(weighted: list[tuple[float, float]], q: float) -> float:
+    """The smallest value that a share `q` of the weight does not exceed."""
+    ordered = sorted(weighted)
+    total, passed = sum(w for _, w in ordered), 0.0
+    for value, weight in ordered:
+        passed += weight
+        if passed >= q * total - 1e-12:
+            return value
+    return ordered[-1][0]
