@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.memory_scores import Score
-from estimators.interval import Interval
 
 MARGINS = Path(__file__).parent.parent / "profiles" / "data" / "margins.json"
 LEVEL = 0.9

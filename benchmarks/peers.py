@@ -2,9 +2,9 @@
 
 Formulas as read in the packages' sources in November 2026: canifinetune 0.4.1, fitcheck-llm 0.3.1, vramcalc 0.1.2,
 fitscout 0.1.1, ftuneai 0.4.1, tinyforge 0.1.2, llmcalculator 0.2.3 (all on PyPI). Of each the part for tensors, set
-against peak allocated memory; a plan that a tool refuses gets nothing. Totals that a source recorded beside its own run
-(`competitor_pred_total_*`: fitcheck's own figure for the process, canifinetune's for reserved memory) stand as they are.
-One card only, causal models.
+against peak allocated memory; a plan that a tool refuses gets nothing. Totals that a source recorded beside its own
+run (`competitor_pred_total_*`: fitcheck's for the process, canifinetune's for reserved memory) stand as they are. One
+card, causal models, the full loss.
 """
 
 from collections.abc import Callable, Iterator

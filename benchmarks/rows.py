@@ -280,8 +280,8 @@ def _fms(raw: Json, plan: Json) -> _Draft:
         # TRL 0.11 to 0.13 (SFTTrainer) prepares a quantised base unless it is still to be sharded
         "kbit_prepared": config == "baseline-peft-bnb" and plan["n_gpus"] == 1,
         "loss_kernel": loss,
-        # transformers 4.46 to 4.49 (ForCausalLMLoss) shift the fp32 logits: a copy more than today, 14 V as with outputs
-        "keep_outputs": True if "transformers 4.48" in version and loss == "full" else None,
+        # transformers 4.46 to 4.49 (ForCausalLMLoss) copy the shifted fp32 logits: 14 V, as today with kept outputs
+        "keep_outputs": ("transformers 4.48" in version and loss == "full") or None,
     }
     if "c_attn" in plan.get("target_modules", ()):
         plan["target_modules"] = tuple(t for t in plan["target_modules"] if t != "c_attn")

@@ -39,9 +39,7 @@ def replayed_interval(n_bytes: float, allocated: Interval, plan: Plan, regime: R
     several = plan.n_gpus > 1
     quantity, case = ("allocated", "sharded") if several else ("reserved", reserved_case(regime, basis))
     found = _around(max(n_bytes, allocated.expected), quantity, case)
-    return Interval(
-        low=max(allocated.low, found.low), expected=found.expected, high=max(allocated.high, found.high)
-    )
+    return Interval(low=max(allocated.low, found.low), expected=found.expected, high=max(allocated.high, found.high))
 
 
 def reserved_interval(

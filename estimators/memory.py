@@ -113,6 +113,7 @@ class MemoryModel:
         loss = self.regime.loss
         if self.regime.keep_outputs and (loss == "full" or (loss == "fused" and self.regime.quantized == 8)):
             self._last_graph = sum(count * p.pinned for count, p in self._layers)
+        self._last_graph += sum(g.count * self.cache_bytes(g.block) for g in model.layers)
         self._penalty = _penalty_bytes(model, method, self.regime, plan)
         kept = self.regime.keep_outputs and self.regime.loss == "fused"  # whose backward does not go through it
         self._held_penalty = self._penalty if kept else 0.0
@@ -241,6 +242,14 @@ class MemoryModel:
         """What a checkpointed layer keeps all the same."""
         profiles = (p for _, p in self._layers)
         return next((_point(p.saved, tokens) for b, p in zip(self._blocks, profiles, strict=True) if b is block), 0.0)
+
+    def cache_bytes(self, block: Block) -> float:
+        """Bytes a token of the keys and values that stay with outputs that are kept, where the kernel saves copies of
+        them, one for each query head, instead of themselves."""
+        regime, attention = self.regime_of(block), block.attention
+        repeated = attention.num_key_value_heads < attention.num_heads and regime.kernel != "flash"
+        kept = regime.use_cache and regime.keep_outputs and not regime.checkpointing
+        return float(2 * attention.kv_width * regime.residual) if kept and repeated else 0.0
 
     def _last_forward(self, fixed: Parts, gradients: float, saved: float, tokens: int, held: float) -> Parts:
         """The last layer's forward makes more than it saves. Under checkpointing its second run makes more still."""

@@ -150,8 +150,9 @@ def replay(
 ) -> Replay:
     """Load the model, then run two equal steps of `plan`, or one for each of `batches`, on one card without sharding.
 
-    batches: (rows, padded length). empty_cache: the loop gives cached segments back after each step. moved: the
-    model was loaded elsewhere and moved to the card. release_outputs: each step is a function of its own, so that outputs that are kept through backward go at its end.
+    batches: (rows, padded length). empty_cache: the loop gives cached segments back after each step. moved: the model
+    was loaded elsewhere and moved to the card. release_outputs: each step is a function of its own, so that outputs
+    that are kept through backward go at its end.
     With a `limit` on what can be reserved the allocator gives cached segments back before it fails, as CUDA's does.
 
     Raises:
@@ -179,6 +180,7 @@ class _Run:
         self.blocks: list[Block] = [g.block for g in self.model.layers for _ in range(g.count)]
         self.trained = list(memory.method.trained(model, plan))
         self.logits: Tensor | None = None
+        self.cached: list[int] = []
 
     def take_batch(self, plan: Plan, memory: MemoryModel) -> None:
         """The next step runs this plan's micro-batch."""
@@ -276,6 +278,7 @@ class _Run:
         inputs.append(tape.take(memory.mask_bytes(self.tokens)))
         x = tape.tensor(input_width(self.blocks[0]), regime.residual, setup.input_requires_grad)
         checkpoints: list[Tensor] = []
+        cached: list[int] = []  # keys and values
         escaped: list[int] = []  # from checkpointing: int8 inputs, until the graph goes with the loss
         for block in self.blocks:
             if regime.checkpointing:
@@ -290,10 +293,11 @@ class _Run:
             else:
                 x = run_layer(tape, x, block, memory.regime_of(block), setup, memory.seq_len)
                 tape.drop_returned()
+                cached += [tape.take(memory.cache_bytes(block) * self.tokens / 2) for _ in ("keys", "values")]
         top = tape.hold(x) if checkpoints else x
         loss, logits = run_head(tape, x, self.model, regime, setup, tokens=self.tokens)
         self.drop_outputs()
-        self.logits = logits
+        self.logits, self.cached = logits, cached
         loss.grad = tape.alloc(0.0)
         tape.backward()
         tape.drop_graph()
@@ -301,9 +305,9 @@ class _Run:
             self._backward_of_checkpoints(checkpoints, top)
         self._embedding_gradient()
         tape.give(*inputs, *escaped)
-        tape.give(tape.take(memory.standing.temporary))
         if first:
             self._make_states()
+        self._step_temporaries()
         tape.give(*tape.gradients)
         tape.gradients.clear()
 
@@ -312,6 +316,8 @@ class _Run:
         if self.logits is not None:
             self.tape.drop(self.logits)
             self.logits = None
+        self.tape.give(*self.cached)
+        self.cached = []
 
     def _backward_of_checkpoints(self, checkpoints: list[Tensor], top: Tensor) -> None:
         tape, regime, setup, memory = self.tape, self.regime, self.memory.setup, self.memory
@@ -350,3 +356,16 @@ class _Run:
             n_bytes = self.memory.method.state_bytes(t, optimizer, itemsize) / t.tensors
             for _ in range(t.tensors * max(optimizer.state_tensors, 1)):
                 self.tape.take(n_bytes / max(optimizer.state_tensors, 1))
+
+    def _step_temporaries(self) -> None:
+        """A foreach step makes one tensor for each parameter; what others make, together."""
+        tape, each = self.tape, get_optimizer(self.plan.optimizer).step_temporary
+        if not each:
+            tape.give(tape.take(self.memory.standing.temporary))
+            return
+        sizes = [
+            t.elements * (self.regime.trained if t.in_base else self.regime.adapter)
+            for t in self.trained
+            for _ in range(t.tensors)
+        ]
+        tape.give(*[tape.take(each * n_bytes) for n_bytes in sizes])

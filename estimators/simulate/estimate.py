@@ -39,9 +39,7 @@ def estimate_simulated(
     return Estimate(memory=memory_from_simulation(longest, plan, model, hardware), speed=speed)
 
 
-def memory_from_simulation(
-    simulation: Simulation, plan: Plan, model: ModelSpec, hardware: Hardware
-) -> MemoryEstimate:
+def memory_from_simulation(simulation: Simulation, plan: Plan, model: ModelSpec, hardware: Hardware) -> MemoryEstimate:
     """Give the simulated tier's answer the form of the analytic one's; bytes of one card."""
     regime = resolve_regime(plan, model, hardware.gpu)
     allocated = allocated_interval(simulation.peak_allocated, plan, "simulated")

@@ -196,7 +196,8 @@ def toy_simulation() -> Simulation:
 
 def test_a_simulation_becomes_a_memory_estimate():
     simulation = toy_simulation()
-    estimate = memory_from_simulation(simulation, Hardware(gpu=find_gpu("l40s")))
+    model, hardware = describe_model(TINY, "tiny"), Hardware(gpu=find_gpu("l40s"))
+    estimate = memory_from_simulation(simulation, Plan(model="m"), model, hardware)
     assert estimate.basis == "simulated"
     assert estimate.allocated.expected == simulation.peak_allocated == estimate.peak.n_bytes
     assert estimate.allocated.low < estimate.allocated.expected < estimate.allocated.high
