@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.memory_scores import Score
+from benchmarks.quantile import quantile
 
 MARGINS = Path(__file__).parent.parent / "profiles" / "data" / "margins.json"
 LEVEL = 0.9
@@ -24,7 +25,7 @@ class Fit(NamedTuple):
 
 
 def fit_margins(scores: Iterable[Score]) -> dict[str, Fit]:
-    """Case -> its margins. Each source counts alike, however many rows it has."""
+    """Case -> its margins: the quantiles of its rows."""
     by_case: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for s in scores:
         if s.case and not s.row.memory_note:
@@ -33,8 +34,8 @@ def fit_margins(scores: Iterable[Score]) -> dict[str, Fit]:
     for case, sources in by_case.items():
         n = sum(len(group) for group in sources.values())
         if n >= FEW:
-            weighted = [(share, 1 / len(group)) for group in sources.values() for share in group]
-            low, high = (_quantile(weighted, q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+            shares = sorted(share for group in sources.values() for share in group)
+            low, high = (quantile(shares, q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
             found[case] = Fit(min(low, 0.0), max(high, 0.0), n, len(sources))
     return found
 
@@ -69,14 +70,3 @@ def write_margins(scores: Iterable[Score]) -> list[str]:
         said.append(f"{case}: {low:+.2%} to {high:+.2%}, {fit.n} rows of {fit.sources} sources")
     MARGINS.write_text(json.dumps(content, indent=1), encoding="utf-8")
     return said
-
-
-def _quantile(weighted: list[tuple[float, float]], q: float) -> float:
-    """The smallest value that a share `q` of the weight does not exceed."""
-    ordered = sorted(weighted)
-    total, passed = sum(w for _, w in ordered), 0.0
-    for value, weight in ordered:
-        passed += weight
-        if passed >= q * total - 1e-12:
-            return value
-    return ordered[-1][0]

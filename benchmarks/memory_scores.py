@@ -96,7 +96,7 @@ def _answers(row: MeasuredRow, said: dict[str, dict[str, Any]]) -> Iterator[tupl
     answer = said.get(fingerprint(job), {}).get("bytes") if job is not None else None
     if job is not None and answer is not None:
         regime = resolve_regime(job.plan, job.model, job.hardware.gpu)
-        allocated = allocated_interval(answer["allocated_bytes"], job.plan, "simulated")
+        allocated = allocated_interval(answer["allocated_bytes"], job.plan, regime, "simulated")
         reserved = replayed_interval(answer["reserved_bytes"], allocated, job.plan, regime, "simulated")
         intervals = dict(zip(KINDS, (allocated, reserved, device_interval(reserved, job.hardware.gpu)), strict=True))
         cases = _cases(row, "simulated")
@@ -110,5 +110,5 @@ def _cases(row: MeasuredRow, basis: Basis) -> dict[str, str]:
     assert row.model_ref is not None
     assert row.gpu_id is not None
     regime = resolve_regime(plan, model_spec(row.model_ref), find_gpu(row.gpu_id))
-    cases = {"allocated": f"allocated/{allocated_case(plan, basis)}"}
+    cases = {"allocated": f"allocated/{allocated_case(plan, regime, basis)}"}
     return cases | {"reserved": f"reserved/{reserved_case(regime, basis)}"} if row.n_gpus == 1 else cases

@@ -11,13 +11,16 @@ from profiles.plan import Plan
 Basis = Literal["analytic", "simulated"]
 
 
-def allocated_case(plan: Plan, basis: Basis) -> str:
-    """Which margin of allocated memory is a plan's; sharded runs are known far less well."""
+def allocated_case(plan: Plan, regime: Regime, basis: Basis) -> str:
+    """Which margin of allocated memory is a plan's; sharded runs are known far less well.
+
+    Autocast makes copies whose end no operation shows: its cache's, and those of what the model returns.
+    """
     if plan.n_gpus > 1 if basis == "simulated" else plan.sharding not in ("none", "ddp"):
         return "sharded"
-    if basis == "simulated":
-        return "simulated"
-    return "int8" if plan.quantization == "int8" else "single"
+    if plan.quantization == "int8" and basis == "analytic":
+        return "int8"
+    return f"{basis}-autocast" if regime.autocast else basis
 
 
 def reserved_case(regime: Regime, basis: Basis) -> str:
@@ -26,12 +29,12 @@ def reserved_case(regime: Regime, basis: Basis) -> str:
     Attention that writes its scores out allocates the largest blocks of the step, and they come and go.
     """
     kernel = "eager" if regime.kernel in ("eager", "math") else "fused"
-    return f"replayed-{kernel}" if basis == "analytic" else f"simulated-{kernel}"
+    return f"{basis}-{kernel}"
 
 
-def allocated_interval(n_bytes: float, plan: Plan, basis: Basis = "analytic") -> Interval:
+def allocated_interval(n_bytes: float, plan: Plan, regime: Regime, basis: Basis) -> Interval:
     """Peak allocated memory with its 90 % interval."""
-    return _around(n_bytes, "allocated", allocated_case(plan, basis))
+    return _around(n_bytes, "allocated", allocated_case(plan, regime, basis))
 
 
 def replayed_interval(n_bytes: float, allocated: Interval, plan: Plan, regime: Regime, basis: Basis) -> Interval:

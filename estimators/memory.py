@@ -61,7 +61,7 @@ def estimate_memory(plan: Plan, model: ModelSpec, hardware: Hardware) -> MemoryE
     totals = [_total(parts) for _, parts in phases]
     highest = max(totals)
     dynamic = [sum(n_bytes for name, n_bytes in parts if name in COMES_AND_GOES) for _, parts in phases]
-    allocated = allocated_interval(highest, plan)
+    allocated = allocated_interval(highest, plan, memory.regime, "analytic")
     reserved = reserved_interval(allocated, tuple(zip(totals, dynamic, strict=True)), plan=plan, regime=memory.regime)
     return MemoryEstimate(
         basis="analytic",

@@ -42,7 +42,7 @@ def estimate_simulated(
 def memory_from_simulation(simulation: Simulation, plan: Plan, model: ModelSpec, hardware: Hardware) -> MemoryEstimate:
     """Give the simulated tier's answer the form of the analytic one's; bytes of one card."""
     regime = resolve_regime(plan, model, hardware.gpu)
-    allocated = allocated_interval(simulation.peak_allocated, plan, "simulated")
+    allocated = allocated_interval(simulation.peak_allocated, plan, regime, "simulated")
     reserved = replayed_interval(simulation.peak_reserved, allocated, plan, regime, "simulated")
     traced, layers = simulation.layers_traced, simulation.layers
     versions = ", ".join(f"{name} {version}" for name, version in simulation.versions.items())
