@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.memory_scores import Score
-from benchmarks.quantile import quantile
 
 MARGINS = Path(__file__).parent.parent / "profiles" / "data" / "margins.json"
 LEVEL = 0.9
@@ -25,7 +24,7 @@ class Fit(NamedTuple):
 
 
 def fit_margins(scores: Iterable[Score]) -> dict[str, Fit]:
-    """Case -> its margins: the quantiles of its rows."""
+    """Case -> its margins: LEVEL of its rows, and of as many rows to come (split conformal prediction's ranks)."""
     by_case: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for s in scores:
         if s.case and not s.row.memory_note:
@@ -35,7 +34,8 @@ def fit_margins(scores: Iterable[Score]) -> dict[str, Fit]:
         n = sum(len(group) for group in sources.values())
         if n >= FEW:
             shares = sorted(share for group in sources.values() for share in group)
-            low, high = (quantile(shares, q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+            left_out = max(1, int((n + 1) * (1 - LEVEL) / 2))
+            low, high = shares[left_out - 1], shares[-left_out]
             found[case] = Fit(min(low, 0.0), max(high, 0.0), n, len(sources))
     return found
 

@@ -62,21 +62,21 @@ def _order(item: tuple[tuple[str, str, str], list[int]]) -> Hashable:
 
 
 def verdicts(rows: Sequence[MeasuredRow]) -> Table:
-    """What the formulas said of runs that went out of memory, and of runs that did not; a run's own kind of memory."""
+    """What the formulas said of every run that went out of memory, and of those that ran."""
     table = Table(title="Verdicts of the analytic tier", title_justify="left", box=SIMPLE)
     for column in ("source", "outcome", "n", "fits", "tight", "does not fit"):
         table.add_column(column, justify="left" if column in ("source", "outcome") else "right")
     counts: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in rows:
-        if row.plan is None or row.quality != "A" or row.memory_note:
+        if row.plan is None or row.quality != "A":
             continue
         try:
             verdict = estimate_row(row).verdict
         except AdviseError:
             continue
-        outcome = "out of memory" if row.measured.get("oom") else "ran"
+        ran = "ran, not all known" if row.memory_note else "ran"
         for source in (row.source, "~ all"):
-            counts[source, outcome].append(verdict)
+            counts[source, "out of memory" if row.measured.get("oom") else ran].append(verdict)
     for (source, outcome), said in sorted(counts.items()):
         shares = [f"{said.count(v)} ({said.count(v) / len(said):.0%})" for v in ("fits", "tight", "does not fit")]
         table.add_row(source.strip("~ "), outcome, str(len(said)), *shares)

@@ -379,7 +379,7 @@ def _foundry(raw: Json, plan: Json) -> _Draft:
     plan["loss_kernel"] = "full"
     if "SHARD_GRAD_OP" in raw["parallelism"]:
         plan["sharding"] = "zero2"
-    return _Draft(plan, stack="llm-foundry")
+    return _Draft(plan, stack="llm-foundry", memory_note="modules and a loop of its own, no memory published")
 
 
 def _torchtune(raw: Json, plan: Json) -> _Draft:

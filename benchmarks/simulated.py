@@ -17,6 +17,7 @@ from benchmarks.model_configs import model_spec
 from benchmarks.rows import PEFT_BATCHES, MeasuredRow
 from estimators.simulate.job import Job
 from estimators.simulate.result import Simulation
+from estimators.simulate.trace import Stage
 from profiles.catalog import find_gpu
 from profiles.errors import AdviseError
 from profiles.gpu import Hardware
@@ -24,13 +25,10 @@ from profiles.plan import FOUR_BIT, Plan
 
 RESULTS = Path(__file__).parent / "results" / "simulated.jsonl"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl")
-FIGURES = {
-    "allocated_bytes": lambda s: s.peak_allocated,
-    "reserved_bytes": lambda s: s.peak_reserved,
-    "after_load_bytes": lambda s: s.after_load,
-    "forward_peak_bytes": lambda s: max(s.stages["forward"], s.stages["loss"]),
-    "backward_peak_bytes": lambda s: max(s.stages["loss_backward"], s.stages["backward"]),
-    "optimizer_peak_bytes": lambda s: s.stages["optimizer"],
+STAGES: dict[str, tuple[Stage, ...]] = {
+    "forward_peak_bytes": ("forward", "loss"),
+    "backward_peak_bytes": ("loss_backward", "backward"),
+    "optimizer_peak_bytes": ("optimizer",),
 }
 
 
@@ -149,4 +147,10 @@ def record(name: str, row: str, answer: Simulation | str) -> dict[str, Any]:
     said: dict[str, Any] = {"job": name, "row": row, "versions": {p: version(p) for p in PACKAGES}}
     if isinstance(answer, str):
         return said | {"refused": answer}
-    return said | {"seconds": round(answer.seconds, 1), "bytes": {k: f(answer) for k, f in FIGURES.items()}}
+    found = {
+        "allocated_bytes": answer.peak_allocated,
+        "reserved_bytes": answer.peak_reserved,
+        "after_load_bytes": answer.after_load,
+        **{name: max(answer.stages.get(stage, 0) for stage in stages) for name, stages in STAGES.items()},
+    }
+    return said | {"seconds": round(answer.seconds, 1), "bytes": found}
