@@ -24,7 +24,7 @@ class Fit(NamedTuple):
 
 
 def fit_margins(scores: Iterable[Score]) -> dict[str, Fit]:
-    """Case -> its margins: LEVEL of its rows, and of as many rows to come (split conformal prediction's ranks)."""
+    """Case -> its margins, which hold LEVEL of its rows: as many stay out above as below."""
     by_case: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for s in scores:
         if s.case and not s.row.memory_note:
@@ -34,8 +34,8 @@ def fit_margins(scores: Iterable[Score]) -> dict[str, Fit]:
         n = sum(len(group) for group in sources.values())
         if n >= FEW:
             shares = sorted(share for group in sources.values() for share in group)
-            left_out = max(1, int((n + 1) * (1 - LEVEL) / 2))
-            low, high = shares[left_out - 1], shares[-left_out]
+            left_out = int(n * (1 - LEVEL) / 2)
+            low, high = shares[left_out], shares[-1 - left_out]
             found[case] = Fit(min(low, 0.0), max(high, 0.0), n, len(sources))
     return found
 

@@ -40,6 +40,8 @@ def job_of(row: MeasuredRow) -> Job | None:
     model = model_spec(row.model_ref)
     if row.source == "peft" and (row.raw.get("peft_config") or {}).get("peft_type") == "OSF":
         return None  # its rank is not in the published configuration
+    if row.raw["method"] == "lora-fa":
+        return None  # an optimizer of its own, which does not train A
     if row.source == "peft":
         loop: dict[str, Any] = {"batches": PEFT_BATCHES, "zero_grad": "start", "empty_cache_every": 1}
         return Job(plan=_peft_plan(row), model=model, hardware=hardware, **loop)
@@ -61,6 +63,8 @@ def _peft_plan(row: MeasuredRow) -> Plan:
         config["target_modules"] = row.raw["target_modules"]
     if config.get("oft_block_size"):
         config.pop("r", None)  # PEFT writes both, and takes one
+    elif config.get("peft_type") == "OFT":
+        config["oft_block_size"] = 0  # its default otherwise, beside r
     return Plan(
         model=str(row.model_ref),
         gpu=row.gpu_id,
