@@ -34,7 +34,7 @@ def fit_margins(scores: Iterable[Score]) -> dict[str, Fit]:
         n = sum(len(group) for group in sources.values())
         if n >= FEW:
             shares = sorted(share for group in sources.values() for share in group)
-            left_out = int(n * (1 - LEVEL) / 2)
+            left_out = int(n * (1 - LEVEL) / 2 + 1e-9)
             low, high = shares[left_out], shares[-1 - left_out]
             found[case] = Fit(min(low, 0.0), max(high, 0.0), n, len(sources))
     return found
