@@ -40,8 +40,8 @@ def job_of(row: MeasuredRow) -> Job | None:
     model = model_spec(row.model_ref)
     if row.source == "peft" and (row.raw.get("peft_config") or {}).get("peft_type") == "OSF":
         return None  # its rank is not in the published configuration
-    if row.raw["method"] == "lora-fa":
-        return None  # an optimizer of its own, which does not train A
+    if row.raw["method"] == "lora-fa" or row.skipped.startswith("OFT of before"):
+        return None  # an optimizer of its own, which does not train A; code that today's PEFT has no more
     if row.source == "peft":
         loop: dict[str, Any] = {"batches": PEFT_BATCHES, "zero_grad": "start", "empty_cache_every": 1}
         return Job(plan=_peft_plan(row), model=model, hardware=hardware, **loop)

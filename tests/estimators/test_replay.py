@@ -61,6 +61,6 @@ def test_reserved_memory_of_published_runs() -> None:
         if row.source in ("peft", "canifinetune", "fitcheck") and known and measured:
             errors.setdefault(row.source, []).append(abs(estimate_row(row).reserved.expected / measured - 1))
     assert {source: len(found) for source, found in errors.items()} == {"peft": 44, "canifinetune": 15, "fitcheck": 49}
-    assert median(errors["peft"]) < 0.01
+    assert median(errors["peft"]) < 0.015
     assert median(errors["canifinetune"]) < 0.005
     assert median(errors["fitcheck"]) < 0.02
