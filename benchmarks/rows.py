@@ -294,6 +294,8 @@ def _fms(raw: Json, plan: Json) -> _Draft:
         memory_note = "the longest batch's length is not published"
     elif "foak" in config and "liger" not in config:
         memory_note = "FOAK's cross entropy, which overwrites the logits, is not modelled"
+    elif "Mixtral" in raw["model"] and raw.get("quant"):
+        memory_note = "Mixtral's experts were linears in 2024, which bitsandbytes quantised"
     # peak counts gathered FSDP units too, but several rows are blank
     stack = "unsloth kernels" if "foak" in config else "hf"
     return _Draft(plan, speed, stack=stack, memory_note=memory_note)

@@ -21,7 +21,7 @@ from estimators.simulate.trace import Stage
 from profiles.catalog import find_gpu
 from profiles.errors import AdviseError
 from profiles.gpu import Hardware
-from profiles.plan import FOUR_BIT, Plan
+from profiles.plan import Plan
 
 RESULTS = Path(__file__).parent / "results" / "simulated.jsonl"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl")
@@ -47,8 +47,6 @@ def job_of(row: MeasuredRow) -> Job | None:
         return Job(plan=_peft_plan(row), model=model, hardware=hardware, **loop)
     if row.plan is None or row.memory_note or row.plan.platform == "unsloth":
         return None
-    if row.source == "fms" and row.plan.quantization in FOUR_BIT and model.layers[0].block.mlp.experts:
-        return None  # its experts were linears in 2024, which bitsandbytes quantised
     if row.source == "fitcheck":
         plan = row.plan.replace(padding_mask=False)
         expand = "GQA expand" in row.raw["attention"]
