@@ -60,11 +60,12 @@ METHODS = {
 # Options of a published peft_config that change what is trained or kept
 PEFT_OPTIONS = ("use_dora", "use_rslora", "modules_to_save", "feedforward_modules", "block_share", "decompose_factor")
 
-# Real token lengths of PEFT's MetaMathQA batches: 209.9 non-pad tokens a sample, padded 1.03 times; the longest batch
-# holds about 2,590 padded tokens in its 4 samples (what prompt tuning's 800 extra tokens add at the peak tells).
+# Real token lengths of PEFT's MetaMathQA batches: 209.9 non-pad tokens a sample, padded 1.03 times. The longest batch
+# is not published: one length, fitted to a LoRA row, serves all rows.
 PEFT_MEAN_LEN = 209.9
 PEFT_PADDED_LEN = 216
-PEFT_LONGEST_LEN = 648
+PEFT_LONGEST_LEN = 676
+PEFT_BATCHES = ((4, PEFT_PADDED_LEN), (4, PEFT_LONGEST_LEN))  # an average one, then the longest: (rows, padded length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,23 +273,32 @@ def _peft(raw: Json, plan: Json) -> _Draft:
 
 def _fms(raw: Json, plan: Json) -> _Draft:
     """HF SFTTrainer of 2024, FA2. FOAK kernels are Unsloth's: for speed such a row counts as that platform."""
-    config = raw["framework_config"]
+    config, version = raw["framework_config"], str(raw.get("version"))
+    loss = "fused" if "liger" in config else "full"
     plan |= {
         "mixed_precision": "no AMP" not in raw["dtype"],
-        "kbit_prepared": config == "baseline-peft-bnb",
-        "loss_kernel": "fused" if "liger" in config else "full",
+        # TRL 0.11 to 0.13 (SFTTrainer) prepares a quantised base unless it is still to be sharded
+        "kbit_prepared": config == "baseline-peft-bnb" and plan["n_gpus"] == 1,
+        "loss_kernel": loss,
+        # transformers 4.46 to 4.49 (ForCausalLMLoss) copy the shifted fp32 logits: 14 V, as today with kept outputs
+        "keep_outputs": ("transformers 4.48" in version and loss == "full") or None,
     }
     if "c_attn" in plan.get("target_modules", ()):
         plan["target_modules"] = tuple(t for t in plan["target_modules"] if t != "c_attn")
     if plan["quantization"] == "nf4-dq" and raw["dtype"].startswith("float16"):
         plan["compute_dtype"] = "fp16"
-    speed: Json = {"platform": "unsloth", "loss_kernel": plan["loss_kernel"]} if "foak" in config else {}
-    note = ""
+    speed: Json = {"platform": "unsloth", "loss_kernel": loss} if "foak" in config else {}
+    memory_note = ""
     if not raw["packing"]:
         speed |= {"seq_len": round(raw["avg_len"]), "mean_len": None}
-        note = "the longest batch's length is not published"
+        memory_note = "the longest batch's length is not published"
+    elif "foak" in config and "liger" not in config:
+        memory_note = "FOAK's cross entropy, which overwrites the logits, is not modelled"
+    elif "Mixtral" in raw["model"] and raw.get("quant"):
+        memory_note = "Mixtral's experts were linears in 2024, which bitsandbytes quantised"
     # peak counts gathered FSDP units too, but several rows are blank
-    return _Draft(plan, speed, stack="unsloth kernels" if "foak" in config else "hf", memory_note=note)
+    stack = "unsloth kernels" if "foak" in config else "hf"
+    return _Draft(plan, speed, stack=stack, memory_note=memory_note)
 
 
 def _ibm(raw: Json, plan: Json) -> _Draft:
@@ -319,7 +329,11 @@ def _swift(raw: Json, plan: Json) -> _Draft:
             plan["target_modules"] = ("q_proj", "k_proj", "v_proj")
     if "naive" in str(raw.get("attention")):
         plan["attention"] = "eager"
-    return _Draft(plan, speed_note="samples/s only, of lengths whose mean after cutting is not published")
+    return _Draft(
+        plan,
+        speed_note="samples/s only, of lengths whose mean after cutting is not published",
+        memory_note="the sequence of batches is not published (3,234 +- 2,547 tokens a row, cut at the cap)",
+    )
 
 
 def _fsdp_qlora(raw: Json, plan: Json) -> _Draft:
@@ -367,7 +381,7 @@ def _foundry(raw: Json, plan: Json) -> _Draft:
     plan["loss_kernel"] = "full"
     if "SHARD_GRAD_OP" in raw["parallelism"]:
         plan["sharding"] = "zero2"
-    return _Draft(plan, stack="llm-foundry")
+    return _Draft(plan, stack="llm-foundry", memory_note="modules and a loop of its own, no memory published")
 
 
 def _torchtune(raw: Json, plan: Json) -> _Draft:
@@ -391,8 +405,9 @@ def _torchtune(raw: Json, plan: Json) -> _Draft:
     # compiled kernels are fused as Unsloth's are: for speed such a row counts as that platform
     compiled = not raw["notes"].endswith(("(padded)", "+ packed dataset"))
     speed: Json = {"platform": "unsloth", "loss_kernel": plan["loss_kernel"]} if compiled else {}
-    sharded = "torchtune shards NF4 as it reads it, transformers holds all of it first"
-    memory_note = sharded if plan["sharding"] == "fsdp2" and plan["quantization"] != "bf16" else ""
+    memory_note = "its own modules, compiled, with chunked outputs of its own"
+    if plan["sharding"] == "fsdp2" and plan["quantization"] != "bf16":
+        memory_note = "torchtune shards NF4 as it reads it, transformers holds all of it first"
     return _Draft(plan, speed, stack="torchtune", speed_note=note, memory_note=memory_note)
 
 

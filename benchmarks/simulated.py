@@ -1,58 +1,35 @@
-"""Simulated against measured memory, per source: `python -m benchmarks.simulated [--source peft] [--rows] [--jobs 2]`.
+"""Measured rows as jobs of the simulated tier, and what it said of them (results/simulated.jsonl).
 
-Rows come through benchmarks/rows.py. Two sources say what the batches of their loops were: PEFT's MetaMathQA benchmark
-(here an average batch, then, after the cache was emptied, the longest) and fitcheck (full length, twice). Each row is
-traced in a process forked from one that has already imported the libraries.
+Two sources say what the batches of their loops were: PEFT's MetaMathQA benchmark (an average batch, then, after the
+cache was emptied, the longest) and fitcheck (full length, twice). Each job is traced in a process forked from one that
+has already imported the libraries; its answer is kept under a fingerprint of the job.
 """
 
+import hashlib
+import json
 import multiprocessing
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from statistics import median
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-import click
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks.model_configs import model_spec
-from benchmarks.quantile import quantile
-from benchmarks.rows import PEFT_PADDED_LEN, MeasuredRow, load_rows
+from benchmarks.rows import PEFT_BATCHES, MeasuredRow
 from estimators.simulate.job import Job
 from estimators.simulate.result import Simulation
+from estimators.simulate.trace import Stage
 from profiles.catalog import find_gpu
 from profiles.errors import AdviseError
 from profiles.gpu import Hardware
 from profiles.plan import Plan
-from profiles.units import MIB
 
-# The longest batch of PEFT's benchmark is not published: one length, fitted to its LoRA row, serves all its rows.
-LONGEST_LEN = 676
-SOURCES = ("peft", "fitcheck", "fms", "canifinetune", "torchtune")
-KINDS = {
-    "allocated_bytes": lambda s: s.peak_allocated,
-    "reserved_bytes": lambda s: s.peak_reserved,
-    "after_load_bytes": lambda s: s.after_load,
-    "forward_peak_bytes": lambda s: max(s.stages["forward"], s.stages["loss"]),
-    "backward_peak_bytes": lambda s: max(s.stages["loss_backward"], s.stages["backward"]),
-    "optimizer_peak_bytes": lambda s: s.stages["optimizer"],
+RESULTS = Path(__file__).parent / "results" / "simulated.jsonl"
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl")
+STAGES: dict[str, tuple[Stage, ...]] = {
+    "forward_peak_bytes": ("forward", "loss"),
+    "backward_peak_bytes": ("loss_backward", "backward"),
+    "optimizer_peak_bytes": ("optimizer",),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One figure of one row."""
-
-    row: MeasuredRow
-    kind: str
-    measured: float
-    predicted: float
-    simulation: Simulation
-
-    @property
-    def error(self) -> float:
-        return self.predicted / self.measured - 1
 
 
 def job_of(row: MeasuredRow) -> Job | None:
@@ -63,20 +40,12 @@ def job_of(row: MeasuredRow) -> Job | None:
     model = model_spec(row.model_ref)
     if row.source == "peft" and (row.raw.get("peft_config") or {}).get("peft_type") == "OSF":
         return None  # its rank is not in the published configuration
+    if row.raw["method"] == "lora-fa" or row.skipped.startswith("OFT of before"):
+        return None  # an optimizer of its own, which does not train A; code that today's PEFT has no more
     if row.source == "peft":
-        plan = peft_plan(row)
-        batches = ((4, PEFT_PADDED_LEN), (4, LONGEST_LEN))
-        return Job(
-            plan=plan,
-            model=model,
-            hardware=hardware,
-            batches=batches,
-            zero_grad="start",
-            empty_cache_every=1,
-        )
-    if row.plan is None or row.raw.get("role") == "excluded" or row.plan.platform == "unsloth":
-        return None
-    if row.source != "fitcheck" and row.memory_note:
+        loop: dict[str, Any] = {"batches": PEFT_BATCHES, "zero_grad": "start", "empty_cache_every": 1}
+        return Job(plan=_peft_plan(row), model=model, hardware=hardware, **loop)
+    if row.plan is None or row.memory_note or row.plan.platform == "unsloth":
         return None
     if row.source == "fitcheck":
         plan = row.plan.replace(padding_mask=False)
@@ -85,13 +54,15 @@ def job_of(row: MeasuredRow) -> Job | None:
     return Job(plan=row.plan, model=model, hardware=hardware)
 
 
-def peft_plan(row: MeasuredRow) -> Plan:
+def _peft_plan(row: MeasuredRow) -> Plan:
     """PEFT's loop, with the method as PEFT's own configuration: also methods that have no file here."""
     config = {k: v for k, v in (row.raw.get("peft_config") or {}).items() if v is not None and k != "peft_version"}
     if config and isinstance(row.raw.get("target_modules"), list):
         config["target_modules"] = row.raw["target_modules"]
     if config.get("oft_block_size"):
         config.pop("r", None)  # PEFT writes both, and takes one
+    elif config.get("peft_type") == "OFT":
+        config["oft_block_size"] = 0  # its default otherwise, beside r
     return Plan(
         model=str(row.model_ref),
         gpu=row.gpu_id,
@@ -100,7 +71,7 @@ def peft_plan(row: MeasuredRow) -> Plan:
         quantization="bf16",
         adapter_dtype="fp32" if "fp32 adapters" in row.raw["dtype"] else "bf16",
         micro_batch_size=4,
-        seq_len=LONGEST_LEN,
+        seq_len=max(length for _, length in PEFT_BATCHES),
         mixed_precision=False,
         keep_outputs=True,
         use_cache=True,
@@ -111,6 +82,17 @@ def peft_plan(row: MeasuredRow) -> Plan:
         max_grad_norm=1.0,
         weight_decay=0.1,
     )
+
+
+def fingerprint(job: Job) -> str:
+    """A name that changes with anything of the job that can change its answer (not with a card's price)."""
+    card = job.hardware.gpu
+    said = job.model_dump(mode="json", exclude={"model", "hardware", "plan"}, exclude_defaults=True) | {
+        "plan": job.plan.model_dump(mode="json", exclude_defaults=True, exclude={"model", "gpu"}),
+        "config": job.model.config,
+        "card": [card.compute_capability, card.memory_bytes],
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def attempt(job: Job) -> Simulation | str:
@@ -143,54 +125,34 @@ def simulate_all(jobs: list[Job], n_processes: int) -> Iterator[Simulation | str
         yield from pool.imap(attempt, jobs, chunksize=1)
 
 
-def summary(found: list[Score]) -> Table:
-    table = Table(title="Simulated tier: predicted against measured")
-    for column in ("source", "figure", "n", "median |e|", "P90 |e|", "P95 |e|", "worst over", "worst under", "bias"):
-        table.add_column(column, justify="left" if column in ("source", "figure") else "right")
-    groups: dict[tuple[str, str], list[float]] = {}
-    for s in found:
-        groups.setdefault((s.row.source, s.kind.removesuffix("_bytes")), []).append(s.error)
-    for (source, kind), errors in sorted(groups.items()):
-        sizes = [abs(e) for e in errors]
-        table.add_row(
-            source, kind, str(len(errors)), f"{median(sizes):.2%}", f"{quantile(sizes, 0.9):.2%}",
-            f"{quantile(sizes, 0.95):.2%}", f"{max(errors):+.2%}", f"{min(errors):+.2%}", f"{median(errors):+.2%}",
-        )  # fmt: skip
-    return table
+def recorded() -> dict[str, dict[str, Any]]:
+    """What was said before, by fingerprint: `bytes` by figure, or `refused`; the last of equal names counts."""
+    if not RESULTS.exists():
+        return {}
+    lines = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    return {line["job"]: line for line in lines}
 
 
-@click.command()
-@click.option("--rows", "show_rows", is_flag=True, help="Print every row.")
-@click.option("--source", help="Only this source.")
-@click.option("--match", default="", help="Only rows whose id contains this.")
-@click.option("--all", "every", is_flag=True, help="PEFT: all library versions, not only the current results.")
-@click.option("--jobs", "n_processes", default=1, help="Processes at a time.")
-def main(show_rows: bool, source: str | None, match: str, every: bool, n_processes: int) -> None:
-    console = Console(width=int(os.environ.get("COLUMNS", "160")))
-    rows = [
-        r for r in load_rows()
-        if r.quality == "A" and r.source in SOURCES and source in (None, r.source) and match in r.id
-        and (every or r.source != "peft" or r.raw.get("in_head"))
-    ]  # fmt: skip
-    pairs: list[tuple[MeasuredRow, Job]] = [(r, job) for r in rows if (job := job_of(r)) is not None]
-    found: list[Score] = []
-    for (row, _), answer in zip(pairs, simulate_all([j for _, j in pairs], n_processes), strict=True):
-        if isinstance(answer, str):
-            console.print(f"failed  {row.id}: {answer}", soft_wrap=True, highlight=False)
-            continue
-        scores = [Score(row, k, row.measured[k], f(answer), answer) for k, f in KINDS.items() if k in row.measured]
-        found.extend(scores)
-        if show_rows:
-            console.print(line(row, scores, answer), soft_wrap=True, highlight=False)
-    console.print(summary(found))
+def simulate_rows(rows: list[MeasuredRow], n_processes: int) -> Iterator[str]:
+    """Simulate each of `rows` and keep what was said, replacing what stands there; yields what it did, as it goes."""
+    jobs = {fingerprint(job): (row, job) for row in rows if (job := job_of(row)) is not None}
+    known = recorded()
+    answers = simulate_all([job for _, job in jobs.values()], n_processes)
+    for (name, (row, _)), answer in zip(jobs.items(), answers, strict=True):
+        known[name] = record(name, row.id, answer)
+        RESULTS.write_text("".join(json.dumps(known[k]) + "\n" for k in sorted(known)), encoding="utf-8")
+        yield f"{row.id}: {known[name].get('refused') or known[name]['seconds']}"
 
 
-def line(row: MeasuredRow, scores: list[Score], answer: Simulation) -> str:
-    figures: list[Any] = [f"{s.kind.removesuffix('_bytes')} {s.error:+.2%} of {s.measured / MIB:.0f}" for s in scores]
-    return (
-        f"{row.id}: {', '.join(figures)} MiB; peak {answer.peak.name} {answer.peak.operation}; {answer.seconds:.1f} s"
-    )
-
-
-if __name__ == "__main__":
-    main()
+def record(name: str, row: str, answer: Simulation | str) -> dict[str, Any]:
+    """One line of the results: the job's fingerprint, the row that it was made for, and the answer."""
+    said: dict[str, Any] = {"job": name, "row": row, "versions": {p: version(p) for p in PACKAGES}}
+    if isinstance(answer, str):
+        return said | {"refused": answer}
+    found = {
+        "allocated_bytes": answer.peak_allocated,
+        "reserved_bytes": answer.peak_reserved,
+        "after_load_bytes": answer.after_load,
+        **{name: max(answer.stages.get(stage, 0) for stage in stages) for name, stages in STAGES.items()},
+    }
+    return said | {"seconds": round(answer.seconds, 1), "bytes": found}

@@ -97,9 +97,14 @@ def _math(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Ten
     scores_width = spec.num_heads * scope.keys
     scores = tape.op(qs, ks, width=scores_width, itemsize=FP32, saved=[qs.buffer, ks.buffer])
     tape.drop(qs, ks, q32, k32, v32, kr)
-    tape.scratch(scores_width * (2 * FP32 + 1))  # _safe_softmax: softmax, rows without a key, where
-    probabilities = _dropped_out(scope, _softmax(scope, scores, FP32), spec)
+    causal = tape.alloc(0.0, 0.0 if scope.regime.masked else FP32 * scope.seq_len**2)
+    masked = tape.op(scores, width=scores_width, itemsize=FP32, passes=[scores])
     tape.drop(scores)
+    probabilities = _softmax(scope, masked, FP32)
+    tape.scratch(scores_width)  # _safe_softmax: isneginf; rows without a key are written over in place
+    tape.drop(masked)
+    tape.release(causal)
+    probabilities = _dropped_out(scope, probabilities, spec)
     out32 = tape.op(probabilities, vr, width=_out_width(spec), itemsize=FP32, saved=[probabilities.buffer, vr.buffer])
     tape.drop(probabilities, vr)
     out = tape.cast(out32, q.itemsize)

@@ -61,7 +61,7 @@ def estimate_memory(plan: Plan, model: ModelSpec, hardware: Hardware) -> MemoryE
     totals = [_total(parts) for _, parts in phases]
     highest = max(totals)
     dynamic = [sum(n_bytes for name, n_bytes in parts if name in COMES_AND_GOES) for _, parts in phases]
-    allocated = allocated_interval(highest, plan)
+    allocated = allocated_interval(highest, plan, memory.regime, "analytic")
     reserved = reserved_interval(allocated, tuple(zip(totals, dynamic, strict=True)), plan=plan, regime=memory.regime)
     return MemoryEstimate(
         basis="analytic",
@@ -117,6 +117,7 @@ class MemoryModel:
         if self.regime.checkpointing and not method.trains_base:  # enable_input_require_grads: the words are a leaf
             self._below += words if method.adds_tokens else 0.0  # elsewhere the first checkpoint
             self._last_graph += 2 * words if self.regime.keep_outputs else 0.0  # it and its gradient
+        self._last_graph += sum(g.count * self.cache_bytes(g.block) for g in model.layers)
         self._penalty = _penalty_bytes(model, method, self.regime, plan)
         kept = self.regime.keep_outputs and self.regime.loss == "fused"  # whose backward does not go through it
         self._held_penalty = self._penalty if kept else 0.0
@@ -259,6 +260,14 @@ class MemoryModel:
         """What a checkpointed layer keeps all the same."""
         profiles = (p for _, p in self._layers)
         return next((_point(p.saved, tokens) for b, p in zip(self._blocks, profiles, strict=True) if b is block), 0.0)
+
+    def cache_bytes(self, block: Block) -> float:
+        """Bytes a token of the keys and values that stay with outputs that are kept, where the kernel saves copies of
+        them, one for each query head, instead of themselves."""
+        regime, attention = self.regime_of(block), block.attention
+        repeated = attention.num_key_value_heads < attention.num_heads and regime.kernel != "flash"
+        kept = regime.use_cache and regime.keep_outputs and not regime.checkpointing
+        return float(2 * attention.kv_width * regime.residual) if kept and repeated else 0.0
 
     def _last_forward(self, fixed: Parts, gradients: float, saved: float, tokens: int, held: float) -> Parts:
         """The last layer's forward makes more than it saves. Under checkpointing its second run makes more still."""

@@ -311,7 +311,7 @@ class _FastPair(_Drafted):
         regime = self.figures.regime(self.body, self.spread, plan, self.figures.hardware.gpu)
         standing = self.figures.standing(self.body, self.spread, plan, regime)
         kept = standing.base + standing.adapters + standing.states + standing.workspace + standing.gradients
-        return kept * allocated_interval(1.0, plan).high + self.figures.context
+        return kept * allocated_interval(1.0, plan, regime, "analytic").high + self.figures.context
 
     def peak(self, micro_batch_size: int, accumulation: int) -> float:
         key = micro_batch_size > 1, accumulation > 1
@@ -320,7 +320,8 @@ class _FastPair(_Drafted):
             plan = self.plan(micro_batch_size, accumulation)
             memory = self.figures.memory(self.body, self.spread, plan)
             slack = reserved_interval(ONE, ((0.0, 1.0),), plan=plan, regime=memory.regime).high
-            known = self._memory[key] = memory, slack, allocated_interval(1.0, plan).high
+            margin = allocated_interval(1.0, plan, memory.regime, "analytic").high
+            known = self._memory[key] = memory, slack, margin
         memory, slack, margin = known
         highest = 0.0
         for _, parts in memory.phases(micro_batch_size, accumulation):

@@ -4,22 +4,28 @@
 and optimizer states included. Tens of milliseconds, no torch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from estimators.allocator import CachingAllocator, DeviceOutOfMemoryError
 from estimators.answer import MemoryEstimate
 from estimators.interval import Interval
 from estimators.layer import input_width, run_layer
+from estimators.layer_ops import FP32
 from estimators.logits import run_head
+from estimators.margins import replayed_interval
 from estimators.memory import MemoryModel, estimate_memory, memory_model
 from estimators.overhead import context_bytes, device_interval
 from estimators.regime import Regime
 from estimators.tape import Buffer, Tape, Tensor
 from estimators.weights import is_quantized, linear_bytes
-from profiles.catalog import get_margin, get_optimizer
+from profiles.catalog import get_optimizer
 from profiles.gpu import GpuSpec, Hardware
-from profiles.model import Block, Linear, ModelSpec
+from profiles.model import Block, Linear, ModelSpec, Norm
 from profiles.plan import Plan
+
+Batches = Sequence[tuple[int, int]]
 
 STEPS = 2  # the first makes the optimizer's states, the second meets them
 INT64 = 8
@@ -35,11 +41,18 @@ class Replay:
 
 
 def estimate_memory_replayed(
-    plan: Plan, model: ModelSpec, hardware: Hardware, *, release_outputs: bool = False
+    plan: Plan,
+    model: ModelSpec,
+    hardware: Hardware,
+    *,
+    batches: Batches = (),
+    release_outputs: bool = False,
+    empty_cache: bool = False,
+    moved: bool = False,
 ) -> MemoryEstimate:
     """The analytic estimate with reserved memory from a replay instead of a fitted share, where one card is enough.
 
-    release_outputs: as in `replay`.
+    batches, release_outputs, empty_cache, moved: as in `replay`.
 
     Raises:
         UnsupportedError, InvalidInputError: as estimate_memory.
@@ -47,18 +60,16 @@ def estimate_memory_replayed(
     estimate = estimate_memory(plan, model, hardware)
     if plan.sharding != "none" or plan.offload_optimizer or plan.offload_parameters or hardware.gpu.vendor == "CPU":
         return estimate
-    found = replay(plan, model, hardware.gpu, release_outputs=release_outputs)
-    margin = get_margin("reserved", "replayed")
+    loop: dict[str, Any] = {
+        "batches": batches, "release_outputs": release_outputs, "empty_cache": empty_cache, "moved": moved
+    }  # fmt: skip
+    found = replay(plan, model, hardware.gpu, **loop)
     floor = estimate.allocated
-    expected = max(floor.expected, float(found.reserved))
-    reserved = Interval(
-        low=max(floor.low, expected * (1 + margin.low)),
-        expected=expected,
-        high=max(floor.high, expected * (1 + margin.high)),
-    )
+    regime = memory_model(plan, model, hardware.gpu).regime
+    reserved = replayed_interval(float(found.reserved), floor, plan, regime, "analytic")
     most = estimate.budget - context_bytes(hardware.gpu).high
     if floor.high <= most < reserved.high and _runs_within(
-        plan, model, hardware.gpu, most * floor.expected / floor.high
+        plan, model, hardware.gpu, most * floor.expected / floor.high, loop
     ):
         reserved = Interval(low=min(reserved.low, most), expected=min(reserved.expected, most), high=most)
     said = "reserved memory: two whole steps replayed through a model of the caching allocator"
@@ -67,9 +78,9 @@ def estimate_memory_replayed(
     )
 
 
-def _runs_within(plan: Plan, model: ModelSpec, gpu: GpuSpec, limit: float) -> bool:
+def _runs_within(plan: Plan, model: ModelSpec, gpu: GpuSpec, limit: float, loop: dict[str, Any]) -> bool:
     try:
-        replay(plan, model, gpu, limit=int(limit))
+        replay(plan, model, gpu, limit=int(limit), **loop)
     except DeviceOutOfMemoryError:
         return False
     return True
@@ -86,15 +97,15 @@ class _Held(Buffer):
 
 
 class _ReplayTape(Tape):
-    """Passes every buffer on to an allocator, at a fixed number of tokens."""
+    """Passes every buffer on to an allocator, at the micro-batch's number of tokens."""
 
-    __slots__ = ("_last", "_tokens", "allocator", "gradients")
+    __slots__ = ("_last", "allocator", "gradients", "tokens")
 
     def __init__(self, allocator: CachingAllocator, tokens: int) -> None:
         super().__init__()
         self.allocator = allocator
         self.gradients: list[int] = []
-        self._tokens = tokens
+        self.tokens = tokens
         self._last = 0
 
     def take(self, n_bytes: float) -> int:
@@ -112,7 +123,7 @@ class _ReplayTape(Tape):
                 self.allocator.free(key)
 
     def alloc(self, per_token: float, constant: float = 0.0) -> Buffer:
-        return _Held(per_token, constant, self.take(per_token * self._tokens + constant))
+        return _Held(per_token, constant, self.take(per_token * self.tokens + constant))
 
     def release(self, buffer: Buffer) -> None:
         buffer.refs -= 1
@@ -120,79 +131,145 @@ class _ReplayTape(Tape):
             self.give(buffer.key)
 
     def scratch(self, per_token: float, constant: float = 0.0) -> None:
-        self.give(self.take(per_token * self._tokens + constant))
+        self.give(self.take(per_token * self.tokens + constant))
 
     def keep_gradient(self, n_bytes: float) -> None:
         self.gradients.append(self.take(n_bytes))
 
 
 def replay(
-    plan: Plan, model: ModelSpec, gpu: GpuSpec, *, limit: int | None = None, release_outputs: bool = False
+    plan: Plan,
+    model: ModelSpec,
+    gpu: GpuSpec,
+    *,
+    batches: Batches = (),
+    limit: int | None = None,
+    release_outputs: bool = False,
+    empty_cache: bool = False,
+    moved: bool = False,
 ) -> Replay:
-    """Load the model, then run two equal steps of `plan`, on one card without sharding.
+    """Load the model, then run two equal steps of `plan`, or one for each of `batches`, on one card without sharding.
 
-    release_outputs: each step is a function of its own, so that outputs that are kept through backward go at its end.
+    batches: (rows, padded length). empty_cache: the loop gives cached segments back after each step. moved: the model
+    was loaded elsewhere and moved to the card. release_outputs: each step is a function of its own, so that outputs
+    that are kept through backward go at its end.
     With a `limit` on what can be reserved the allocator gives cached segments back before it fails, as CUDA's does.
 
     Raises:
         UnsupportedError, InvalidInputError: as estimate_memory.
         DeviceOutOfMemoryError: it does not run within the limit.
     """
-    memory = memory_model(plan, model, gpu)
     allocator = CachingAllocator(limit=limit, expandable_segments=plan.expandable_segments)
-    run = _Run(plan, model, memory, _ReplayTape(allocator, plan.micro_batch_size * memory.seq_len))
-    run.load()
-    for step in range(STEPS):
+    run = _Run(plan, model, memory_model(plan, model, gpu), _ReplayTape(allocator, 0))
+    run.load(moved=moved)
+    for step, (rows, length) in enumerate(batches or ((plan.micro_batch_size, plan.seq_len),) * STEPS):
+        own = plan.replace(micro_batch_size=rows, seq_len=length, mean_len=None) if batches else plan
+        run.take_batch(own, memory_model(own, model, gpu))
         run.step(first=step == 0)
         if release_outputs:
             run.drop_outputs()
+        if empty_cache:
+            allocator.empty_cache()
     return Replay(allocated=allocator.peak_allocated, reserved=allocator.peak_reserved)
 
 
 class _Run:
     def __init__(self, plan: Plan, model: ModelSpec, memory: MemoryModel, tape: _ReplayTape) -> None:
-        self.plan, self.model, self.memory, self.tape = plan, memory.model, memory, tape
-        self.regime: Regime = memory.regime
-        self.tokens = plan.micro_batch_size * memory.seq_len
+        self.tape, self.model = tape, memory.model
+        self.take_batch(plan, memory)
         self.blocks: list[Block] = [g.block for g in self.model.layers for _ in range(g.count)]
         self.trained = list(memory.method.trained(model, plan))
         self.logits: Tensor | None = None
+        self.cached: list[int] = []
 
-    def load(self) -> None:
-        """Weights in the order of the modules, adapters, the workspaces of both threads."""
+    def take_batch(self, plan: Plan, memory: MemoryModel) -> None:
+        """The next step runs this plan's micro-batch."""
+        self.plan, self.memory = plan, memory
+        self.regime: Regime = memory.regime
+        self.tokens = self.tape.tokens = plan.micro_batch_size * memory.seq_len
+
+    def load(self, *, moved: bool) -> None:
+        """Weights as `from_pretrained` brings them, what k-bit preparation widens, adapters.
+
+        transformers 5.23 (core_model_loading.py, modeling_utils.py) warms the cache up with one allocation of all
+        weights, then takes parameters in the order of their names. moved: `.to(device)` of a model in 16 bits, in the
+        order of its modules.
+        """
         tape, regime, model = self.tape, self.regime, self.model
+        moved = moved and not regime.quantized
+        prepared = bool(self.plan.kbit_prepared and regime.quantized)
+        itemsize = regime.compute if prepared else regime.base
+        whole: list[tuple[int, float]] = []  # what is not quantised: key, elements
+
+        def keep(elements: float) -> None:
+            whole.append((tape.take(elements * itemsize), elements))
+
+        if not moved:
+            tape.give(tape.take(self._loaded_bytes(itemsize)))
+        head = model.head if model.head is not None and not model.tie_word_embeddings else None
+        if head is not None and not moved:  # "lm_head" comes before "model"
+            keep(head.weight_parameters)
         for embedding in model.embeddings:
-            tape.take(embedding.parameters * regime.base)
+            keep(embedding.parameters)
         for block in self.blocks:
-            for linear in block.linears:
-                self._load_linear(linear)
-            for norm in block.norms:
-                tape.take(norm.parameters * regime.base)
-        if model.head is not None and not model.tie_word_embeddings:
-            tape.take(model.head.weight_parameters * regime.base)
-        for t in self.trained:
-            if not t.in_base:
-                for _ in range(t.tensors):
-                    tape.take(t.elements * regime.adapter)
+            parts: list[Linear | Norm] = [*block.linears, *block.norms]
+            for part in parts if moved else sorted(parts, key=lambda x: x.name):
+                if isinstance(part, Linear) and is_quantized(part, regime):
+                    self._load_quantized(part)
+                elif isinstance(part, Linear):
+                    copies = 1 if part.kind == "parameter" else part.copies
+                    for _ in range(copies):
+                        keep(part.weight_parameters / copies)
+                    if part.bias:
+                        keep(part.bias_parameters)
+                else:
+                    keep(part.parameters)
+        for norm in model.extra_norms:
+            keep(norm.parameters)
+        if head is not None and moved:
+            keep(head.weight_parameters)
+        if prepared:
+            for key, elements in whole:
+                tape.take(elements * FP32)
+                tape.give(key)
+        self._load_adapters()
         for _ in range(2):
             tape.take(self.memory.standing.workspace / 2)
 
-    def _load_linear(self, linear: Linear) -> None:
-        """A weight that is quantised comes in 16 bits first, and its absmax in fp32 before it is nested."""
+    def _loaded_bytes(self, itemsize: float) -> float:
+        """What the warm-up takes: quantised weights by their bits alone."""
+        bits = {0: 0.0, 4: 0.5, 8: 1.0}[self.regime.quantized]
+        linears = [x for block in self.blocks for x in block.linears if is_quantized(x, self.regime)]
+        quantized = sum(x.weight_parameters for x in linears)
+        return (self.model.parameters - quantized) * itemsize + quantized * bits
+
+    def _load_quantized(self, linear: Linear) -> None:
+        """A weight that is quantised comes in 16 bits first; the absmax of 4 bits in fp32 before they are nested."""
         tape, regime = self.tape, self.regime
-        copies = 1 if linear.kind == "parameter" else linear.copies
-        for _ in range(copies):
-            if not is_quantized(linear, regime) or regime.quantized != 4:
-                tape.take(linear_bytes(linear, regime) / copies)
+        for _ in range(linear.copies):
+            weights = linear.weight_parameters / linear.copies
+            if regime.quantized != 4:
+                tape.take(linear_bytes(linear, regime) / linear.copies)
                 continue
-            weights = linear.weight_parameters / copies
             full = tape.take(weights * regime.compute)
             tape.take(weights / 2)
             absmax = tape.take(weights / 16)
             if regime.nested:
+                centred = tape.take(weights / 16)
                 tape.take(weights / 64)
-                tape.give(absmax)
+                tape.give(centred, absmax)
             tape.give(full)
+
+    def _load_adapters(self) -> None:
+        """PEFT makes adapters in the base's dtype, and widens them one after another when all stand."""
+        tape, regime = self.tape, self.regime
+        elements = [t.elements for t in self.trained if not t.in_base for _ in range(t.tensors)]
+        narrow = min(regime.adapter, regime.compute)
+        made = [tape.take(n * narrow) for n in elements]
+        if narrow < regime.adapter:
+            for key, n in zip(made, elements, strict=True):
+                tape.take(n * regime.adapter)
+                tape.give(key)
 
     def step(self, *, first: bool) -> None:
         """Inputs, forward, backward, optimizer, zero_grad; outputs that the loop keeps live until the next forward."""
@@ -201,22 +278,26 @@ class _Run:
         inputs.append(tape.take(memory.mask_bytes(self.tokens)))
         x = tape.tensor(input_width(self.blocks[0]), regime.residual, setup.input_requires_grad)
         checkpoints: list[Tensor] = []
+        cached: list[int] = []  # keys and values
         escaped: list[int] = []  # from checkpointing: int8 inputs, until the graph goes with the loss
         for block in self.blocks:
             if regime.checkpointing:
                 checkpoints.append(x if regime.offload_checkpoints else tape.hold(x))
+                tape.records = False  # this run saves nothing: what it makes goes as soon as it is used
                 x = run_layer(tape, x, block, memory.regime_of(block), setup, memory.seq_len)
+                tape.records = True
                 tape.drop_returned()
-                self._forget()
+                tape.drop_graph()
                 escaped.append(tape.take(memory.escaped_bytes(block, self.tokens)))
                 x.requires_grad = True
             else:
                 x = run_layer(tape, x, block, memory.regime_of(block), setup, memory.seq_len)
                 tape.drop_returned()
+                cached += [tape.take(memory.cache_bytes(block) * self.tokens / 2) for _ in ("keys", "values")]
         top = tape.hold(x) if checkpoints else x
         loss, logits = run_head(tape, x, self.model, regime, setup, tokens=self.tokens)
         self.drop_outputs()
-        self.logits = logits
+        self.logits, self.cached = logits, cached
         loss.grad = tape.alloc(0.0)
         tape.backward()
         tape.drop_graph()
@@ -224,9 +305,9 @@ class _Run:
             self._backward_of_checkpoints(checkpoints, top)
         self._embedding_gradient()
         tape.give(*inputs, *escaped)
-        tape.give(tape.take(memory.standing.temporary))
         if first:
             self._make_states()
+        self._step_temporaries()
         tape.give(*tape.gradients)
         tape.gradients.clear()
 
@@ -235,14 +316,8 @@ class _Run:
         if self.logits is not None:
             self.tape.drop(self.logits)
             self.logits = None
-
-    def _forget(self) -> None:
-        """What a checkpointed layer saved in its first run is not kept."""
-        for node in self.tape.nodes:
-            for buffer in node.saved:
-                self.tape.release(buffer)
-        self.tape.nodes.clear()
-        self.tape.drop_graph()
+        self.tape.give(*self.cached)
+        self.cached = []
 
     def _backward_of_checkpoints(self, checkpoints: list[Tensor], top: Tensor) -> None:
         tape, regime, setup, memory = self.tape, self.regime, self.memory.setup, self.memory
@@ -281,3 +356,16 @@ class _Run:
             n_bytes = self.memory.method.state_bytes(t, optimizer, itemsize) / t.tensors
             for _ in range(t.tensors * max(optimizer.state_tensors, 1)):
                 self.tape.take(n_bytes / max(optimizer.state_tensors, 1))
+
+    def _step_temporaries(self) -> None:
+        """A foreach step makes one tensor for each parameter; what others make, together."""
+        tape, each = self.tape, get_optimizer(self.plan.optimizer).step_temporary
+        if not each:
+            tape.give(tape.take(self.memory.standing.temporary))
+            return
+        sizes = [
+            t.elements * (self.regime.trained if t.in_base else self.regime.adapter)
+            for t in self.trained
+            for _ in range(t.tensors)
+        ]
+        tape.give(*[tape.take(each * n_bytes) for n_bytes in sizes])

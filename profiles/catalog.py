@@ -17,6 +17,7 @@ from profiles.errors import InvalidInputError, UnsupportedError
 from profiles.gpu import GpuSpec, PriceRange
 from profiles.margin import Margin
 from profiles.name_index import NameIndex, normalize_name
+from profiles.overhead import Overhead
 from profiles.record import Record, RecordT, parse_record
 from profiles.scheme import OptimizerSpec, QuantizationSpec
 from profiles.source import Source
@@ -139,6 +140,22 @@ def get_optimizer(name: str) -> OptimizerSpec:
 def get_margin(quantity: str, case: str) -> Margin:
     """The fitted margin of a quantity, such as ("reserved", "eager"). KeyError is a bug, not an input error."""
     return _load(Margin, "margins")[f"{quantity}/{case}"]
+
+
+@cache
+def get_overhead(kind: str, capability: tuple[int, int]) -> Overhead:
+    """What a process holds besides tensors ("context", "workspace"). KeyError is a bug, not an input error."""
+    rows = _load(Overhead, "overheads")
+    own = rows.get(f"{kind}/{capability[0]}.{capability[1]}")
+    if own is not None:
+        return own
+    later = {
+        tuple(map(int, row.id.split("/")[1].split("."))): row
+        for row in rows.values()
+        if row.from_here_on and row.id.startswith(f"{kind}/")
+    }
+    reached = [since for since in later if since <= capability]
+    return later[max(reached)] if reached else rows[f"{kind}/any"]
 
 
 @cache

@@ -9,8 +9,10 @@ from profiles.source import Source
 class Margin(Record):
     """Quantiles (5, 50, 95 %) of what was measured against predicted, as shares; `id` is quantity/case.
 
-    allocated/*: measured / predicted - 1. reserved/replayed: measured / what the replay reserved - 1. reserved/fused
-    and reserved/eager: (max_memory_reserved - max_memory_allocated) / the part of the peak that comes and goes.
+    allocated/*: measured / predicted - 1, by tier, and by whether autocast runs. reserved/analytic-* and
+    reserved/simulated-*: measured / what the replay reserved - 1, by whether attention writes its scores out (eager)
+    or not (fused). reserved/fused and reserved/eager, without a replay: (max_memory_reserved - max_memory_allocated) /
+    what of the peak comes and goes.
     """
 
     id: str

@@ -1,16 +1,16 @@
 """Simulations as estimates: memory, with the interval that published runs leave it (margins.json), and speed."""
 
 from estimators.answer import Estimate, MemoryEstimate, Phase
-from estimators.interval import Interval
+from estimators.margins import allocated_interval, replayed_interval
 from estimators.methods import get_method
 from estimators.overhead import device_interval
+from estimators.regime import resolve_regime
 from estimators.simulate.job import Job
 from estimators.simulate.result import Simulation
 from estimators.simulate.run import run_child
 from estimators.simulate.speed import speed_from_simulation
 from estimators.throughput import batch_shape
 from profiles.calibration import Calibration
-from profiles.catalog import get_margin
 from profiles.gpu import Hardware
 from profiles.model import ModelSpec
 from profiles.plan import Plan
@@ -34,17 +34,16 @@ def estimate_simulated(
     mean = round(batch_shape(plan, method).length - batch_shape(plan.replace(mean_len=None), method).length)
     usual = longest
     if mean < 0 and not plan.packing:
-        usual = run_child(job.replace(batches=((plan.micro_batch_size, plan.seq_len + mean),) * 2), seconds)
+        usual = run_child(job.replace(plan=plan.replace(seq_len=plan.seq_len + mean, mean_len=None)), seconds)
     speed = speed_from_simulation(usual, plan, model, hardware, calibration=calibration)
-    return Estimate(memory=memory_from_simulation(longest, hardware), speed=speed)
+    return Estimate(memory=memory_from_simulation(longest, plan, model, hardware), speed=speed)
 
 
-def memory_from_simulation(simulation: Simulation, hardware: Hardware) -> MemoryEstimate:
+def memory_from_simulation(simulation: Simulation, plan: Plan, model: ModelSpec, hardware: Hardware) -> MemoryEstimate:
     """Give the simulated tier's answer the form of the analytic one's; bytes of one card."""
-    several = hardware.n_gpus > 1  # no published run checks those: they get the formulas' interval
-    allocated = _interval(simulation.peak_allocated, "allocated", "sharded" if several else "simulated")
-    margin_of = "allocated" if several else "reserved"
-    reserved = _interval(simulation.peak_reserved, margin_of, "sharded" if several else "simulated")
+    regime = resolve_regime(plan, model, hardware.gpu)
+    allocated = allocated_interval(simulation.peak_allocated, plan, regime, "simulated")
+    reserved = replayed_interval(simulation.peak_reserved, allocated, plan, regime, "simulated")
     traced, layers = simulation.layers_traced, simulation.layers
     versions = ", ".join(f"{name} {version}" for name, version in simulation.versions.items())
     return MemoryEstimate(
@@ -62,8 +61,3 @@ def memory_from_simulation(simulation: Simulation, hardware: Hardware) -> Memory
             *simulation.assumptions,
         ),
     )
-
-
-def _interval(n_bytes: int, quantity: str, case: str) -> Interval:
-    margin = get_margin(quantity, case)
-    return Interval(low=n_bytes * (1 + margin.low), expected=float(n_bytes), high=n_bytes * (1 + margin.high))

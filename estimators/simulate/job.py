@@ -9,13 +9,16 @@ from profiles.model import ModelSpec
 from profiles.plan import Plan
 from profiles.record import Record
 
+DISTINCT_MICRO_STEPS = 3  # without gradients, with the first, and as all that follow
+
 Layers = Literal["extrapolate", "whole"]
 
 
 class Job(Record):
     """A simulation to run.
 
-    batches: (micro_batch_size, padded length) of each optimizer step, in order; empty: the plan's own, twice.
+    batches: (rows, padded length) of each micro-batch, in order; an optimizer step takes as many as the plan
+    accumulates, the last step what is left. Empty: two steps of the plan's own batch.
     expand_kv_heads: the run repeats key and value heads itself before attention.
     load: "device_map" puts each weight on the card as it is read, as the platforms do; "to" moves a finished model.
     empty_cache_every: steps after which the loop empties the allocator's cache (0: never).
@@ -39,3 +42,10 @@ class Job(Record):
     max_split_size_mb: PositiveInt | None = None
     limit_to_device: bool = False
     snapshot: str | None = None
+
+    def steps(self) -> list[tuple[tuple[int, int], ...]]:
+        """(rows, padded length) of each micro-batch, by optimizer step. Of the plan's own, not all are needed."""
+        plan, each = self.plan, self.plan.gradient_accumulation_steps
+        if not self.batches:
+            return [((plan.micro_batch_size, plan.seq_len),) * min(each, DISTINCT_MICRO_STEPS)] * 2
+        return [self.batches[i : i + each] for i in range(0, len(self.batches), each)]

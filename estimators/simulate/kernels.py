@@ -101,6 +101,11 @@ def _foreach_norm(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, 
     return (4 * len(tensors) * chunks,)
 
 
+def _safe_softmax(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    """transformers/attention.cpp _safe_softmax: isneginf of the scores, a byte each, beside the result."""
+    return (args[0].numel(),)
+
+
 def _svd(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
     """cuda/linalg/BatchLinearAlgebraLib.cpp: a column-major copy that is destroyed; cuSOLVER's workspace is unknown."""
     return (args[0].numel() * args[0].dtype.itemsize,)
@@ -110,6 +115,7 @@ _RULES = {
     "aten::_linalg_svd": _svd,
     "aten::_scaled_dot_product_flash_attention_backward": _flash_backward,
     "aten::_scaled_dot_product_efficient_attention_backward": _efficient_backward,
+    "aten::_safe_softmax": _safe_softmax,
     "aten::_softmax_backward_data": _softmax_backward,
     "bitsandbytes::gemm_4bit": _gemm_4bit,
     "aten::_foreach_norm": _foreach_norm,

@@ -55,7 +55,7 @@ def replay(trace: Trace, allocator: CachingAllocator, *, vocab_size: int, empty_
     peaks: dict[PhaseName, _Peak] = {}
     stages: dict[Stage, int] = {}
     sizes: list[int] = [0] * len(trace.storages)
-    curve: list[Moment] = []
+    curve: list[tuple[int, PhaseName, int, int]] = []
     after_load = step = 0
     stride = max(1, len(trace.events) // TIMELINE_POINTS)
     for mark, start, end in trace.spans():
@@ -78,9 +78,9 @@ def replay(trace: Trace, allocator: CachingAllocator, *, vocab_size: int, empty_
                 peak.reserved = max(peak.reserved, allocator.reserved)
                 stages[mark.stage] = max(stages.get(mark.stage, 0), allocator.allocated)
             if position % stride == 0:
-                curve.append(
-                    Moment(step=mark.step, phase=phase, allocated=allocator.allocated, reserved=allocator.reserved)
-                )
+                curve.append((mark.step, phase, allocator.allocated, allocator.reserved))
+            elif allocator.allocated > curve[-1][2]:  # the highest of each stride
+                curve[-1] = (mark.step, phase, allocator.allocated, allocator.reserved)
     order: tuple[PhaseName, ...] = get_args(PhaseName)
     found = sorted((name for name, peak in peaks.items() if peak.position >= 0), key=order.index)
     held = _held(trace, sizes, {name: peaks[name].position for name in found}, vocab_size)
@@ -92,7 +92,7 @@ def replay(trace: Trace, allocator: CachingAllocator, *, vocab_size: int, empty_
         after_load=after_load,
         end=allocator.allocated,
         end_reserved=allocator.reserved,
-        timeline=tuple(curve),
+        timeline=tuple(Moment(step=s, phase=p, allocated=a, reserved=r) for s, p, a, r in curve),
     )
 
 

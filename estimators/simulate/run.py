@@ -27,28 +27,21 @@ def simulate(
     rss_gib: float = 2,
     layers: Layers = "extrapolate",
     batches: tuple[tuple[int, int], ...] = (),
+    snapshot: str | Path | None = None,
 ) -> Simulation:
     """Run the plan's real training code on fake tensors in a child process; no GPU and no weights are needed.
 
     seconds, rss_gib: limits of the child. layers: trace a few equal layers and repeat them, or trace all. batches:
-    (micro_batch_size, padded length) of each step; without it the plan's own batch, twice.
+    (rows, padded length) of each micro-batch in the order that the run sees them; without it two steps of the plan's
+    own batch. snapshot: file to write the allocations to, for https://docs.pytorch.org/memory_viz.
 
     Raises:
         UnsupportedError: the simulated tier does not cover this plan, or torch is not installed.
         AdviseError: the run failed ("simulation-failed", with stage, layer and operation) or exceeded a limit
             ("simulation-limit").
     """
-    return run_child(Job(plan=plan, model=model, hardware=hardware, layers=layers, batches=batches), seconds, rss_gib)
-
-
-def export_snapshot(
-    plan: Plan, model: ModelSpec, hardware: Hardware, path: str | Path, *, seconds: float = 60, rss_gib: float = 2
-) -> Simulation:
-    """Simulate, and write the run's allocations to `path` for https://docs.pytorch.org/memory_viz.
-
-    Raises as `simulate` does.
-    """
-    job = Job(plan=plan, model=model, hardware=hardware, snapshot=str(Path(path).absolute()))
+    written = None if snapshot is None else str(Path(snapshot).absolute())
+    job = Job(plan=plan, model=model, hardware=hardware, layers=layers, batches=batches, snapshot=written)
     return run_child(job, seconds, rss_gib)
 
 

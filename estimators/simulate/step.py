@@ -21,13 +21,9 @@ from estimators.tasks import SCALAR_TASKS, sequences_per_example
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 
-DISTINCT_MICRO_STEPS = 3  # without gradients, with the first, and as all that follow
 
-
-def run_steps(
-    built: Built, job: Job, regime: Regime, tracker: Tracker, batches: tuple[tuple[int, int], ...], tally: Tally
-) -> None:
-    """Run one optimizer step for each (micro_batch_size, padded length) of `batches`; `tally` gets the last one's."""
+def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, tally: Tally) -> None:
+    """Run the job's optimizer steps; `tally` gets the last one's operations."""
     plan, spec = job.plan, job.model
     token_loss = spec.kind == "causal-lm" and plan.task not in SCALAR_TASKS
     if plan.task in preference.TASKS:
@@ -46,15 +42,15 @@ def run_steps(
     gc.collect()
     gc.freeze()  # a step's own cycles are collected after it, not at random, and nothing else is looked at
     outputs: Any = None
-    for step, (rows, length) in enumerate(batches):
+    steps = job.steps()
+    for step, micro_batches in enumerate(steps):
         tracker.step = step
-        tracker.tally = tally if step == len(batches) - 1 else None
+        tracker.tally = tally if step == len(steps) - 1 else None
         if step and job.zero_grad == "start":
             _zero(plan, optimizer, tracker)
-        micro_steps = min(plan.gradient_accumulation_steps, DISTINCT_MICRO_STEPS)
-        for micro_step in range(micro_steps):
+        for i, (rows, length) in enumerate(micro_batches):
             if plan.sharding == "fsdp2":  # Accelerator.no_sync: whole gradients stay on the card until the last
-                built.model.set_requires_gradient_sync(micro_step == micro_steps - 1)
+                built.model.set_requires_gradient_sync(i == len(micro_batches) - 1)
             tracker.enter("data")
             tally.restart()
             batch = _batch(plan, spec, rows, length)

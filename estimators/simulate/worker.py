@@ -162,7 +162,6 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int, tuple[Operation, ...]]
     gc.freeze()
     plan, spec = job.plan, job.model
     regime = resolve_regime(plan, spec, job.hardware.gpu)
-    batches = job.batches or ((plan.micro_batch_size, plan.seq_len),) * 2
     tally = Tally(repeated=REPEATED, times=spec.num_hidden_layers - layers + 1)
     tracker = Tracker(
         workspace=cublas_workspace(capability), boolean=not regime.masked or plan.attention == "flash_attention_2"
@@ -171,7 +170,7 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int, tuple[Operation, ...]]
         with FakeTensorMode(allow_non_fake_inputs=True), tracker:
             built = build(job, regime, tracker, num_layers=layers)
             trainable = built.trainable(spec.num_hidden_layers)
-            run_steps(built, job, regime, tracker, batches, tally)
+            run_steps(built, job, regime, tracker, tally)
             trace = tracker.finish()
     except AdviseError:
         raise

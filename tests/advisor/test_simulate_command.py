@@ -35,6 +35,32 @@ def test_a_simulation_says_where_each_phase_peaks(tmp_path: Path) -> None:
     assert snapshot.stat().st_size > 0
 
 
+def test_the_longest_batch_of_a_file_sets_the_peak(tmp_path: Path) -> None:
+    def peaks(lines: str) -> tuple[int, int]:
+        batches = tmp_path / "lengths.txt"
+        batches.write_text(lines)
+        words = ["simulate", "--plan", plan_file(tmp_path), "--batches", str(batches), "--json"]
+        result = CliRunner().invoke(cli, words, standalone_mode=False)
+        assert result.return_value == 0, result.output
+        answer = json.loads(result.output)["answer"]
+        assert {m["step"] for m in answer["timeline"]} == set(range(len(lines.splitlines())))
+        return answer["peak_allocated"], answer["peak_reserved"]
+
+    own, short = peaks("128 7\n128 128\n"), peaks("[32, 7]\n16\n32 32\n")
+    assert own == peaks("[128, 128]\n[128, 128]\n")
+    assert short[0] < own[0]
+
+
+def test_a_simulation_is_drawn_as_text_within_80_columns(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["simulate", "--plan", plan_file(tmp_path)], standalone_mode=False)
+    picture = result.output.split("Timeline\n")[1].split("\n\n")[0].splitlines()
+    assert all(len(line) <= 80 for line in picture)
+    assert {"L", "F", "B", "O"} <= set(picture[11].strip())
+    assert picture[12].count("|") == 1  # where the second of the two steps begins
+    assert "#" in picture[0] + picture[1]
+    assert "\x1b" not in result.output
+
+
 def test_the_simulated_basis_agrees_with_the_analytic_one(tmp_path: Path) -> None:
     found = {}
     for basis in ("analytic", "simulated"):

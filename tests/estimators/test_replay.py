@@ -4,9 +4,10 @@ from statistics import median
 
 import pytest
 
+from benchmarks.memory_scores import estimate_row
 from benchmarks.model_configs import model_spec
 from benchmarks.rows import load_rows
-from estimators.allocator import DeviceOutOfMemoryError
+from estimators.allocator import LARGE_BUFFER, DeviceOutOfMemoryError
 from estimators.memory import estimate_memory
 from estimators.replay import estimate_memory_replayed, replay
 from profiles.catalog import find_gpu
@@ -26,11 +27,11 @@ def test_the_replay_allocates_what_the_phases_say(method: str, checkpointing: st
     assert found.reserved >= found.allocated
 
 
-def test_expandable_segments_never_reserve_more() -> None:
+def test_expandable_segments_reserve_at_most_two_granules_more() -> None:
     plan = Plan(model="m", method="lora", attention="eager", micro_batch_size=2, seq_len=1024)
     model = model_spec("llama-3.2-1b")
     fixed, grown = (replay(plan.replace(expandable_segments=e), model, A100) for e in (False, True))
-    assert grown.reserved <= fixed.reserved
+    assert grown.reserved <= fixed.reserved + 2 * LARGE_BUFFER  # mapped whole
     assert grown.allocated == pytest.approx(fixed.allocated, rel=1e-3)  # unsplit remainders count as allocated
 
 
@@ -58,10 +59,8 @@ def test_reserved_memory_of_published_runs() -> None:
         measured = row.measured.get("reserved_bytes")
         known = row.plan is not None and row.quality == "A" and not row.memory_note and row.gpu_id and row.model_ref
         if row.source in ("peft", "canifinetune", "fitcheck") and known and measured:
-            assert row.plan is not None
-            found = replay(row.plan, model_spec(str(row.model_ref)), find_gpu(str(row.gpu_id)))
-            errors.setdefault(row.source, []).append(abs(found.reserved / measured - 1))
+            errors.setdefault(row.source, []).append(abs(estimate_row(row).reserved.expected / measured - 1))
     assert {source: len(found) for source, found in errors.items()} == {"peft": 44, "canifinetune": 15, "fitcheck": 49}
-    assert median(errors["peft"]) < 0.01
-    assert median(errors["canifinetune"]) < 0.05
-    assert median(errors["fitcheck"]) < 0.06
+    assert median(errors["peft"]) < 0.015
+    assert median(errors["canifinetune"]) < 0.005
+    assert median(errors["fitcheck"]) < 0.02

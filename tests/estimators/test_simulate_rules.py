@@ -12,6 +12,7 @@ import pytest
 from estimators.allocator import CachingAllocator, DeviceOutOfMemoryError
 from estimators.overhead import cublas_workspace
 from estimators.simulate import Simulation, memory_from_simulation, plot_timeline, simulate
+from estimators.simulate.job import DISTINCT_MICRO_STEPS, Job
 from estimators.simulate.kernels import attention_kernel, scratch
 from estimators.simulate.replay import PHASE_OF, replay
 from estimators.simulate.snapshot import write_snapshot
@@ -195,7 +196,8 @@ def toy_simulation() -> Simulation:
 
 def test_a_simulation_becomes_a_memory_estimate():
     simulation = toy_simulation()
-    estimate = memory_from_simulation(simulation, Hardware(gpu=find_gpu("l40s")))
+    model, hardware = describe_model(TINY, "tiny"), Hardware(gpu=find_gpu("l40s"))
+    estimate = memory_from_simulation(simulation, Plan(model="m"), model, hardware)
     assert estimate.basis == "simulated"
     assert estimate.allocated.expected == simulation.peak_allocated == estimate.peak.n_bytes
     assert estimate.allocated.low < estimate.allocated.expected < estimate.allocated.high
@@ -210,6 +212,17 @@ def test_the_plot_is_svg_with_a_band_for_every_phase():
     titles = {t.text for t in document.iter("{http://www.w3.org/2000/svg}title")}
     assert titles == set(PHASE_OF.values())
     assert "a < b" in {t.text for t in document.iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_given_batches_fill_steps_as_the_plan_accumulates():
+    plan = Plan(model="m", micro_batch_size=2, seq_len=64, gradient_accumulation_steps=3)
+    job = Job(plan=plan, model=describe_model(TINY, "tiny"), hardware=Hardware(gpu=find_gpu("l40s")))
+    assert job.steps() == [((2, 64),) * 3] * 2
+    assert (
+        job.replace(plan=plan.replace(gradient_accumulation_steps=9)).steps() == [((2, 64),) * DISTINCT_MICRO_STEPS] * 2
+    )
+    batches = ((2, 8), (2, 16), (1, 5), (2, 9))
+    assert job.replace(batches=batches).steps() == [batches[:3], batches[3:]]
 
 
 def test_importing_the_tier_does_not_import_torch():

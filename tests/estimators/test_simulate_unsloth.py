@@ -87,8 +87,9 @@ def test_one_dense_weight_stays_and_none_under_dropout():
 @pytest.mark.platform
 def test_the_answer_says_that_kernels_are_modelled():
     """What is not traced is named."""
-    simulation = simulate(plan(), spec("meta-llama/Llama-3.2-1B"), A100, rss_gib=4)
-    assert any("modelled from the source" in text for text in memory_from_simulation(simulation, A100).assumptions)
+    model = spec("meta-llama/Llama-3.2-1B")
+    estimate = memory_from_simulation(simulate(plan(), model, A100, rss_gib=4), plan(), model, A100)
+    assert any("modelled from the source" in text for text in estimate.assumptions)
 
 
 def test_offloaded_checkpoints_are_unsloths_only():

@@ -16,12 +16,18 @@ from profiles.errors import AdviseError
 Examples:
   ftadvise simulate --model llama-8b --gpu rtx4090 --method qlora --micro-batch 2
   ftadvise simulate --plan plan.json --svg timeline.svg --snapshot memory.pickle
+  ftadvise simulate --plan plan.json --batches lengths.txt
 """
 )
 @plan_options
 @click.option("--whole", is_flag=True, help="Trace every layer instead of repeating one.")
+@click.option(
+    "--batches",
+    metavar="FILE",
+    help="The micro-batches in the order that the run sees them, one a line: the tokens of each row.",
+)
 @click.option("--seconds", type=float, default=120, show_default=True, help="Give up after so long.")
-@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw the timeline into this file.")
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw the timeline into this file (SVG).")
 @click.option(
     "--snapshot",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -34,6 +40,7 @@ def command(
     assignments: tuple[str, ...],
     offline: bool,
     whole: bool,
+    batches: str | None,
     seconds: float,
     svg: Path | None,
     snapshot: Path | None,
@@ -42,29 +49,38 @@ def command(
 ) -> int:
     """Run a plan's real code on fake tensors.
 
-    Needs torch, transformers and peft, but no GPU and no weights; takes seconds.
+    Needs torch, transformers and peft, but no GPU and no weights; takes seconds. The longest of --batches decides the
+    peak, their sequence what the allocator holds beside it; without them two steps of the longest batch run.
     """
     from advisor.api import resolve_plan
+    from advisor.batch_file import read_batches
     from advisor.render.simulation import render_simulation
-    from estimators.simulate import export_snapshot, memory_from_simulation, plot_timeline, simulate
+    from estimators.simulate import memory_from_simulation, plot_timeline, simulate
 
     asked = AskedPlan(path, vram, assignments, offline, fields)
     plan, hardware = asked.plan(asked.base())
     model, hardware = resolve_plan(plan, hardware=hardware, offline=offline)
+    read = read_batches(batches, plan) if batches is not None else ()
     if sys.stderr.isatty():
         click.echo("tracing the step on fake tensors, some seconds ...", err=True)
-    found = simulate(plan, model, hardware, seconds=seconds, layers="whole" if whole else "extrapolate")
-    memory = memory_from_simulation(found, hardware)
+    found = simulate(
+        plan,
+        model,
+        hardware,
+        seconds=seconds,
+        layers="whole" if whole else "extrapolate",
+        batches=read,
+        snapshot=snapshot,
+    )
+    memory = memory_from_simulation(found, plan, model, hardware)
     if svg is not None:
         _write(svg, plot_timeline(found))
-    if snapshot is not None:
-        export_snapshot(plan, model, hardware, snapshot)
     if as_json:
         from advisor.render.envelope import answer_envelope
 
         click.echo(answer_envelope("simulate", found))
     else:
-        render_simulation(plan, found, memory).show()
+        render_simulation(plan, found, memory, read).show()
     return 0 if memory.verdict == "fits" else 1
 
 
