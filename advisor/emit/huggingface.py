@@ -53,6 +53,7 @@ class HuggingFace(ScriptEmitter):
         """train.py, what the task is, what AdaLoRA and LoRA+ change in its trainer, and what GRPO rewards."""
         own = [f"{plan.method}.py"] if plan.method in ("adalora", "loraplus") else []
         found = {name: template(self.folder, name) for name in ("train.py", *own)}
+        found["processes.py"] = template(self.folder, "processes.py")
         found["task.py"] = template(self.folder, f"tasks/{TASK_FILES.get(plan.task, plan.task)}.py")
         if plan.task == "grpo":
             found["reward.py"] = source.reward or template(self.folder, "reward.py")

@@ -15,7 +15,7 @@ from profiles.model import ModelSpec
 from profiles.plan import Plan
 from profiles.platform import load_platforms
 
-COMMON = ("general.py", "precision.py", "processes.py", "progress.py", "rows.py", "running.py")
+COMMON = ("general.py", "precision.py", "progress.py", "rows.py", "running.py")
 TRAINING_COMMENT = "eval_steps, save_steps and warmup_steps below 1 are shares of the whole run."
 
 

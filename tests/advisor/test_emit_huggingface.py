@@ -226,7 +226,16 @@ def test_arguments_that_newer_releases_removed_are_not_written() -> None:
 def test_only_what_the_method_needs_is_written() -> None:
     files = {method: set(emit(plan(method), MODEL, SOURCE).files) for method in ("lora", "adalora")}
     assert files["adalora"] - files["lora"] == {"adalora.py"}
-    scripts = {"train.py", "task.py", "general.py", "precision.py", "progress.py", "rows.py", "running.py"}
+    scripts = {
+        "train.py",
+        "task.py",
+        "general.py",
+        "precision.py",
+        "processes.py",
+        "progress.py",
+        "rows.py",
+        "running.py",
+    }
     assert files["lora"] == {*scripts, "config.yaml", "requirements.txt", "README.md", "plan.json"}
     assert "bitsandbytes" not in emit(plan(), MODEL, SOURCE).files["requirements.txt"]
     assert "bitsandbytes==" in emit(plan("qlora", "nf4-dq"), MODEL, SOURCE).files["requirements.txt"]
@@ -236,7 +245,7 @@ def test_only_what_the_method_needs_is_written() -> None:
 def test_the_script_is_python_that_imports_nothing_of_ours() -> None:
     files = emit(plan("adalora"), MODEL, SOURCE).files
     scripts = [name for name in files if name.endswith(".py")]
-    assert len(scripts) == 8
+    assert len(scripts) == 9
     for name in scripts:
         modules = {
             alias.name if isinstance(node, ast.Import) else node.module
