@@ -9,6 +9,8 @@ from profiles.model import ModelSpec
 from profiles.plan import Plan, Task
 
 SCALAR_TASKS = ("classification", "reward")  # a score or a few classes in place of the vocabulary
+# Their heads' names: transformers quantises one whose last parameter is a bias, and no codes can be trained
+SCALAR_HEADS = ("classifier", "pre_classifier", "score")
 PAIRS = 2  # a chosen and a rejected sequence, in one batch
 SEQUENCES: dict[Task, int] = {"dpo": PAIRS, "orpo": PAIRS, "reward": PAIRS}
 # DPO: the reference policy. KTO: the policy and the reference on mismatched pairs (its KL term), the reference.

@@ -5,7 +5,7 @@ from typing import Any
 from advisor.emit.defaults import checkpoints, choose_precision, evaluations, learning_rate
 from advisor.emit.peft_config import LORA_OPTIONS, LORA_VARIANTS, PEFT_OPTIONS, peft_config
 from estimators.methods.freeze import trainable_layers
-from estimators.tasks import completion_tokens
+from estimators.tasks import SCALAR_HEADS, SCALAR_TASKS, completion_tokens
 from profiles.model import ModelSpec
 from profiles.plan import FOUR_BIT, QUANTIZED, Plan
 
@@ -100,11 +100,12 @@ def evaluation_batch(plan: Plan) -> int:
 
 def quantization(plan: Plan) -> dict[str, Any] | None:
     """Arguments of BitsAndBytesConfig; the compute dtype follows `precision`."""
+    kept: dict[str, Any] = {"llm_int8_skip_modules": list(SCALAR_HEADS)} if plan.task in SCALAR_TASKS else {}
     if plan.quantization == "int8":
-        return {"load_in_8bit": True}
+        return {"load_in_8bit": True, **kept}
     if plan.quantization not in FOUR_BIT:
         return None
-    return {
+    return kept | {
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "fp4" if plan.quantization == "fp4" else "nf4",
         "bnb_4bit_use_double_quant": plan.quantization == "nf4-dq",

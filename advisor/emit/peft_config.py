@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from estimators.methods import get_method
 from estimators.methods.adalora import initial_rank
-from estimators.methods.base import matches
+from estimators.methods.base import SAVED_WITH_CLASSIFIER, matches
 from estimators.tasks import SCALAR_TASKS
 from profiles.model import ModelSpec
 from profiles.plan import Plan
@@ -87,6 +87,8 @@ def _adapter(plan: Plan, model: ModelSpec, kind: str, words: Words) -> dict[str,
     found: dict[str, Any] = {}
     if not (whole and kind in OWN_TARGETS):
         found["target_modules"] = "all-linear" if whole else list(plan.target_modules)
+    if whole and plan.task in SCALAR_TASKS and model.model_type in SAVED_WITH_CLASSIFIER:
+        found["exclude_modules"] = [SAVED_WITH_CLASSIFIER[model.model_type]]
     if kind == "IA3" and not whole:
         down = [x.name for group in model.layers for x in group.block.linears if x.role == "down"]
         found["feedforward_modules"] = [t for t in plan.target_modules if any(matches(t, name) for name in down)]

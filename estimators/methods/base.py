@@ -9,6 +9,8 @@ from profiles.model import Linear, ModelSpec, Norm
 from profiles.plan import QUANTIZED, Plan
 from profiles.scheme import OptimizerSpec
 
+# PEFT keeps a full copy of every module whose name ends in "classifier", and fails where that has an adapter
+SAVED_WITH_CLASSIFIER = {"distilbert": "pre_classifier"}
 # The eight that advice weighs against each other; the others can be estimated.
 FRAMEWORK = ("adalora", "bitfit", "full", "lora", "prefix", "prompt", "ptuning", "qlora")
 
@@ -136,7 +138,7 @@ def target_linears(model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:
     found: list[AdaptedLinear] = []
     seen = {"all-linear"}
     linears = [(x, g.count) for g in model.layers for x in g.block.linears]
-    if plan.platform != "llamafactory":
+    if plan.platform != "llamafactory" and model.model_type not in SAVED_WITH_CLASSIFIER:
         linears += [(x, 1) for x in model.extra_linears]
     for linear, count in linears:
         if linear.kind == "parameter":

@@ -8,10 +8,11 @@ import torch
 
 from estimators.methods import get_method
 from estimators.methods.adalora import initial_rank
-from estimators.methods.base import matches
+from estimators.methods.base import SAVED_WITH_CLASSIFIER, matches
 from estimators.methods.full import Full
 from estimators.methods.some_layers import SomeLayers
 from estimators.regime import Regime
+from estimators.tasks import SCALAR_TASKS
 from profiles.errors import InvalidInputError, UnsupportedError
 from profiles.model import ModelSpec
 from profiles.plan import QUANTIZED, Plan
@@ -83,7 +84,7 @@ def peft_config(plan: Plan, spec: ModelSpec) -> Any:
         raise UnsupportedError(
             f"this PEFT has no method {name!r}", f"it has {', '.join(map(str, PEFT_TYPE_TO_CONFIG_MAPPING))}"
         )
-    task = "SEQ_CLS" if plan.task in ("classification", "reward") else TASK_TYPES.get(spec.kind)
+    task = "SEQ_CLS" if plan.task in SCALAR_TASKS else TASK_TYPES.get(spec.kind)
     return _make(kind, {"task_type": task} | ({} if explicit else _settings(name, plan, spec)) | options)
 
 
@@ -115,6 +116,8 @@ def _settings(name: str | None, plan: Plan, spec: ModelSpec) -> dict[str, Any]:
         settings["target_modules"] = _linear_names(spec)
     if everywhere and name in OWN_TARGETS:
         del settings["target_modules"]
+    if everywhere and plan.task in SCALAR_TASKS and spec.model_type in SAVED_WITH_CLASSIFIER:
+        settings["exclude_modules"] = [SAVED_WITH_CLASSIFIER[spec.model_type]]
     if name in WITH_RANK:
         settings["r"] = plan.lora_rank
     if name in ("LORA", "ADALORA"):

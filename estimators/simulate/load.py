@@ -13,6 +13,7 @@ import torch
 
 from estimators.simulate.quantize import mark_quantized, quantizer
 from estimators.simulate.tracker import Tracker
+from estimators.tasks import SCALAR_HEADS
 from profiles.plan import QUANTIZED
 
 DEVICE = "cuda:0"
@@ -65,10 +66,10 @@ def layer_index(name: str, layers: str) -> int | None:
 
 
 def _to_quantize(model: Any) -> set[str]:
-    """Weights that bitsandbytes stores: every nn.Linear and Conv1D but the head and what is tied."""
+    """Weights that bitsandbytes stores: every nn.Linear and Conv1D but the heads and what is tied."""
     from transformers.quantizers.base import get_keys_to_not_convert
 
-    kept = set(get_keys_to_not_convert(model))
+    kept = {*get_keys_to_not_convert(model), *SCALAR_HEADS}
     return {
         f"{name}.weight"
         for name, module in model.named_modules()
