@@ -15,16 +15,17 @@ BASE_LAYERS = 4
 REPEATED = 2  # neither it nor its neighbours is the first layer, which may save less
 
 
-def stretch(trace: Trace, num_layers: int) -> Trace:
-    """Return the trace of `num_layers` layers, given that of BASE_LAYERS equal ones."""
+def stretch(trace: Trace, num_layers: int, *, sharded: bool = False) -> Trace:
+    """Return the trace of `num_layers` layers, given that of BASE_LAYERS equal ones. `sharded`: the load is FSDP2's,
+    whose whole tensors are not of the layer whose shards are cut beside them."""
     if num_layers < BASE_LAYERS:
         raise ValueError(f"cannot stretch {BASE_LAYERS} layers to {num_layers}")
-    return _Stretcher(trace, num_layers).run()
+    return _Stretcher(trace, num_layers, sharded=sharded).run()
 
 
 class _Stretcher:
-    def __init__(self, trace: Trace, num_layers: int) -> None:
-        self.source = trace
+    def __init__(self, trace: Trace, num_layers: int, *, sharded: bool) -> None:
+        self.source, self.sharded = trace, sharded
         self.copies = num_layers - BASE_LAYERS + 1
         self.out = Trace()
         self.ids: dict[tuple[int, int], int] = {}  # (storage of the short trace, layer of the long one) -> its id
@@ -65,7 +66,7 @@ class _Stretcher:
         following = [-1] * len(events)  # layer of the next birth
         for i in reversed(range(len(events) - 1)):
             following[i] = storages[events[i + 1]].layer if events[i + 1] >= 0 else following[i + 1]
-        made_for = self._made_for(events) if mark.stage == "load" else {}
+        made_for = self._made_for(events) if mark.stage == "load" and not self.sharded else {}
         owner, run, born = -1, list[int](), set[int]()
         for event, next_layer in zip(events, following, strict=True):
             within_turn = mark.stage == "optimizer" and owner >= 0 and ~event in born and next_layer == owner
@@ -82,16 +83,18 @@ class _Stretcher:
             yield owner, run
 
     def _made_for(self, events: list[int]) -> dict[int, int]:
-        """Storages of no layer that come and go among these events -> the layer of the next one that has any."""
-        storages, found, following = self.source.storages, dict[int, int](), -1
-        gone = {~event for event in events if event < 0}
-        for event in reversed(events):
+        """Storages of no layer that come and go while one layer's are made -> that layer."""
+        storages, found, between = self.source.storages, dict[int, int](), dict[int, set[int]]()
+        for event in events:
             if event < 0:
-                continue
-            if storages[event].layer >= 0:
-                following = storages[event].layer
-            elif event in gone:
-                found[event] = following
+                layers = between.pop(~event, set())
+                if len(layers) == 1:
+                    found[~event] = layers.pop()
+            elif storages[event].layer < 0:
+                between[event] = set()
+            else:
+                for layers in between.values():
+                    layers.add(storages[event].layer)
         return found
 
     def _emit(self, events: list[int], owner: int, depth: int) -> None:

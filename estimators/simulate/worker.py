@@ -70,7 +70,7 @@ def run_job(job: Job) -> Simulation:
     traced = BASE_LAYERS if job.layers == "extrapolate" and layers > BASE_LAYERS and _uniform(job) else layers
     trace, trainable, operations = trace_run(job, traced)
     if traced != layers:
-        trace = stretch(trace, layers)
+        trace = stretch(trace, layers, sharded=job.plan.sharding == "fsdp2")
     plan = job.plan
     allocator = CachingAllocator(
         limit=job.hardware.gpu.memory_bytes if job.limit_to_device else None,
