@@ -122,6 +122,9 @@ class MemoryModel:
         kept = self.regime.keep_outputs and self.regime.loss == "fused"  # whose backward does not go through it
         self._held_penalty = self._penalty if kept else 0.0
         self._keeps_gradients = keeps_gradients(plan)
+        self._waiting = 0.0  # gradients of AdaLoRA's penalty, until a layer's own are added to them
+        if method.id == "adalora" and self.regime.loss == "full" and self._keeps_gradients:
+            self._waiting = self.standing.gradients / self.standing.gradient_share
         self._heads: dict[Hashable, HeadProfile] = {}
         self._shared_weight = shared_weight(model, self.regime, self.setup)
         indexed = self.regime.fused_layers and plan.packing  # Unsloth then makes the tables of every position
@@ -172,7 +175,8 @@ class MemoryModel:
         last_graph = self._last_graph * tokens
         kept = saved + last_graph  # until the new outputs take the place of the last ones
         saved -= tokens * sum(count * p.let_go for count, p in self._layers)
-        logits_alive = max((kept, forward_logits), (saved, backward_logits), key=sum)
+        begun = saved + self._waiting
+        logits_alive = max((kept, forward_logits), (begun, backward_logits), key=sum)
         forward = max(
             self._last_forward(
                 [*fixed, ("gathered", whole.forward), ("other", self._reference_copies)], found, kept, tokens, held
@@ -195,7 +199,7 @@ class MemoryModel:
             (
                 "layer_backward",
                 max(
-                    self._layer_backward(backward, gradients, saved, stays, checkpoint, tokens, held),
+                    self._layer_backward(backward, gradients, begun, stays, checkpoint, tokens, held),
                     [*fixed, ("gathered", whole.end), ("gradients", standing.gradients), ("logits", held)],
                     key=_total,
                 ),

@@ -52,4 +52,4 @@ def task_model(plan: Plan, model: ModelSpec) -> ModelSpec:
     """The model that is loaded: AutoModelForSequenceClassification has no head over the vocabulary (its own, a few
     rows, is not counted); LLaMA-Factory's reward model keeps it and adds a value head."""
     scalar = plan.task in SCALAR_TASKS and plan.platform != "llamafactory"
-    return model.replace(head=None) if scalar and model.head is not None else model
+    return model.replace(head=None, tie_word_embeddings=False) if scalar and model.head is not None else model

@@ -5,8 +5,8 @@ from statistics import median
 from benchmarks.grid import compare, recorded
 
 # Where the formulas stand today, not where they shall: 4 % for 99 cells of 100, nothing under by over 3 %.
-CELLS, MEDIAN, WITHIN_4_PERCENT, UNDER_3_PERCENT = 1600, 0.002, 0.95, 0.02
-UNDER_ON_ONE_CARD = 0.07
+CELLS, MEDIAN, WITHIN_4_PERCENT, UNDER_3_PERCENT = 1600, 0.0015, 0.99, 0.005
+UNDER_ON_ONE_CARD = 0.11
 
 
 def test_formulas_do_not_drift_from_the_recorded_cells() -> None:
