@@ -285,6 +285,8 @@ def test_emit_leaves_nothing_behind_when_the_data_are_broken(ask, tmp_path):
 class FakeLauncher:
     """Ends at once, as a run of three steps."""
 
+    queue = None
+
     def __init__(self, status):
         self.status = status
 
