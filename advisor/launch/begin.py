@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from advisor.emit import RunFile
 from advisor.launch.base import Reporter
 from advisor.launch.folder import (
     CHECKPOINTS,
@@ -15,6 +16,7 @@ from advisor.launch.folder import (
     set_aside,
     size,
 )
+from advisor.launch.interpreter import Interpreter, choose_interpreter
 from advisor.launch.metrics import Course, read_course
 from profiles.errors import InvalidInputError
 
@@ -33,6 +35,18 @@ def begin(folder: Path, reporter: Reporter, *, resume: bool, restart: bool) -> t
         status="running", started=now(), metrics_bytes=size(folder / METRICS), log_bytes=size(folder / LOG)
     )
     return state, read_course(folder / METRICS)
+
+
+def find_interpreter(run: RunFile, python: str | None, reporter: Reporter) -> Interpreter:
+    """The interpreter that has the run's packages; the reporter hears of versions that were not tested.
+
+    Raises:
+        InvalidInputError, AdviseError: as choose_interpreter.
+    """
+    interpreter = choose_interpreter(run.platform, run.requirements, python)
+    for package in interpreter.untested:
+        reporter.note(f"not the tested version: {package}")
+    return interpreter
 
 
 def _check(folder: Path, *, resume: bool, restart: bool) -> None:

@@ -6,9 +6,8 @@ import subprocess
 from pathlib import Path
 
 from advisor.launch.base import Launcher, Reporter
-from advisor.launch.begin import begin
+from advisor.launch.begin import begin, find_interpreter
 from advisor.launch.folder import LOG, RunState, load_run_file, write_state
-from advisor.launch.interpreter import choose_interpreter
 from advisor.launch.lock import hold_lock, name_holder
 from advisor.launch.signals import noted_signals
 from advisor.launch.stop import kill_group
@@ -37,9 +36,7 @@ class Local(Launcher):
             raise InvalidInputError(
                 str(folder), f"is for {run.source.nodes} nodes", f"`ftadvise launch --launcher {run.source.cluster}`."
             )
-        interpreter = choose_interpreter(run.platform, run.requirements, python)
-        for package in interpreter.untested:
-            reporter.note(f"not the tested version: {package}")
+        interpreter = find_interpreter(run, python, reporter)
         with noted_signals(signal.SIGINT, signal.SIGTERM) as seen:
             with hold_lock(folder) as lock:
                 state, course = begin(folder, reporter, resume=resume, restart=restart)

@@ -5,9 +5,8 @@ from pathlib import Path
 from secrets import token_hex
 
 from advisor.launch.base import Launcher, Reporter
-from advisor.launch.begin import begin
+from advisor.launch.begin import begin, find_interpreter
 from advisor.launch.folder import STATE, RunState, load_run_file, saved_state, write_state
-from advisor.launch.interpreter import choose_interpreter
 from advisor.launch.jobs import Queue
 from advisor.launch.lock import hold_lock
 from advisor.launch.signals import noted_signals
@@ -41,9 +40,7 @@ class Queued(Launcher):
                 f"`ftadvise emit --cluster {self.id}` writes one that is.",
             )
         self.jobs.check()
-        interpreter = choose_interpreter(run.platform, run.requirements, python)
-        for package in interpreter.untested:
-            reporter.note(f"not the tested version: {package}")
+        interpreter = find_interpreter(run, python, reporter)
         with noted_signals(signal.SIGINT, signal.SIGTERM) as seen:
             with hold_lock(folder):
                 _check_idle(folder)
