@@ -11,6 +11,7 @@ from advisor.request import Request
 from advisor.stored import stored_calibration
 from estimators.answer import Estimate
 from estimators.methods import get_method
+from estimators.sharding import fsdp2_refusal
 from estimators.throughput import estimate_speed
 from profiles.errors import UnsupportedError
 from profiles.gpu import Hardware
@@ -74,6 +75,8 @@ def resolve_plan(plan: Plan, *, hardware: Hardware | None = None, offline: bool 
         hardware = resolve_hardware(plan.gpu, None, plan.n_gpus)
     resolve_task(plan.task, model)
     refusal = get_method(plan.method).refusal(model, plan)
+    if refusal is None and plan.sharding == "fsdp2":
+        refusal = fsdp2_refusal(plan.method, plan.optimizer)
     if refusal is not None:
         raise UnsupportedError(refusal)
     return model, hardware

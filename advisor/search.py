@@ -16,6 +16,7 @@ from advisor.plans import Cell
 from advisor.recommendation import Facts
 from advisor.request import Request
 from estimators.plan_figures import Body, Figures, Spread
+from estimators.sharding import fsdp2_refusal
 from profiles.plan import Sharding
 
 SHARDINGS: tuple[Sharding, ...] = get_args(Sharding)
@@ -84,7 +85,7 @@ class Search:
             alone: tuple[Sharding, ...] = ("none",)
             kinds = self.axes.offloadings if offload else self.axes.shardings if n > 1 else alone
             for kind in kinds:
-                if n > 1 or kind != "fsdp2":
+                if kind != "fsdp2" or (n > 1 and fsdp2_refusal(self.cell.method, optimizer) is None):
                     yield Spread(n_gpus=n, optimizer=optimizer, sharding=kind, offload=offload)
 
     def bodies(self, *, seq_len: int, targets: tuple[str, ...], rank: int) -> Iterator[Body]:

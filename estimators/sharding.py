@@ -20,17 +20,31 @@ _setup_for_real_optimizer: for good), and what is in it is copied to be reduced.
 
 from dataclasses import dataclass
 
+from estimators.methods import get_method
 from estimators.regime import Regime
 from estimators.weights import is_quantized, linear_bytes
+from profiles.catalog import get_optimizer
 from profiles.model import Block, ModelSpec
 from profiles.plan import Plan
 
+WHOLE_TENSORS_ONLY = frozenset({"adalora"})  # peft tuners/adalora/model.py: its penalty multiplies parameters itself
 FP32_BYTES = 4
 CODES_PER_BYTE = 2  # of 4-bit weights; their scales stay whole on each card (bitsandbytes keeps them on the module)
 # deepspeed 0.19.8 runtime/zero/config.py, in elements
 REDUCE_BUCKET = 500_000_000
 PREFETCH_BUCKET = 50_000_000
 REUSE_DISTANCE = 1_000_000_000
+
+
+def fsdp2_refusal(method: str, optimizer: str) -> str | None:
+    """Why FSDP2 cannot shard a run of these two, or None: some code takes no DTensors, which FSDP2 makes of what is
+    trained (seen in the simulated tier, where torch's own FSDP2 runs it)."""
+    if method in WHOLE_TENSORS_ONLY:
+        return f"FSDP2 shards what {get_method(method).title} multiplies outside of the model: use ddp"
+    spec = get_optimizer(optimizer)
+    if not spec.takes_dtensors:
+        return f"{spec.name} cannot update FSDP2's shards: use adamw_torch_fused, or zero3"
+    return None
 
 
 @dataclass(frozen=True, slots=True)

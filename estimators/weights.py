@@ -39,14 +39,14 @@ def linear_bytes(linear: Linear, regime: Regime) -> float:
 
 
 def base_weight_bytes(model: ModelSpec, regime: Regime) -> float:
-    """All weights of the base model in bytes. A tied head costs nothing of its own."""
+    """All weights of the base model in bytes, and its constants. A tied head costs nothing of its own."""
     total = float(sum(e.parameters for e in model.embeddings) + sum(n.parameters for n in model.extra_norms))
     total = (total + model.other_parameters) * regime.base
     for group in model.layers:
         block = group.block
         linears = sum(linear_bytes(x, regime) for x in block.linears)
         rest = (sum(n.parameters for n in block.norms) + block.other_parameters) * regime.base
-        total += group.count * (linears + rest)
+        total += group.count * (linears + rest + block.buffer_bytes)
     total += sum(linear_bytes(x, regime) for x in model.extra_linears)
     if model.head is not None:
         own = 0 if model.tie_word_embeddings else model.head.weight_parameters

@@ -144,6 +144,7 @@ class Block(Record):
     parallel: bool = False  # attention and MLP read the same normed input (Falcon, GPT-NeoX, Phi)
     dropout: tuple[Outputs, ...] = ()  # whose outputs the model's own dropout goes over
     other_parameters: int = Field(0, ge=0)  # sinks, router corrections, scales: trained by full fine-tuning only
+    buffer_bytes: int = Field(0, ge=0)  # large constants that stand beside the weights and are no parameters
 
     @cached_property
     def parameters(self) -> int:

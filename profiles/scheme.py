@@ -48,6 +48,7 @@ class OptimizerSpec(Record):
     loop_temporary: NonNegativeFloat = 0.0
     works_in_fp32: bool = False
     matrix_state_tensors: int | None = Field(None, ge=0)
+    takes_dtensors: bool = True  # its step takes what FSDP2 shards
     paged: bool = False  # states live in managed memory, outside the caching allocator
     small_tensor_limit: int = Field(0, ge=0)  # tensors below this many elements keep fp32 states
     block_size: int = Field(0, ge=0)  # 8-bit states: one absmax (fp32) a block and state

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from estimators.sharding import fsdp2_refusal
 from profiles.plan import Plan
 
 
@@ -22,7 +23,7 @@ def sharding_refusal(plan: Plan) -> str | None:
         return "FSDP2 offloads parameters and optimizer states together or not at all"
     if plan.quantization == "int8" and plan.sharding in ("fsdp2", "zero3"):
         return f"int8 weights cannot be sharded by {plan.sharding}"
-    return None
+    return fsdp2_refusal(plan.method, plan.optimizer) if plan.sharding == "fsdp2" else None
 
 
 def accelerate_config(plan: Plan) -> dict[str, Any]:

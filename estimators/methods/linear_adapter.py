@@ -36,4 +36,10 @@ class LinearAdapter(Method):
             return f"{self.title} builds its update in the shape of the weight, which {plan.quantization} packs"
         if not self.takes_conv1d and any(x.linear.kind == "conv1d" for x in self.adapted(model, plan)):
             return f"PEFT has no {self.title} for the Conv1D layers of {model.name}"
+        if any(x.linear.kind == "parameter" for x in self.adapted(model, plan)):
+            # peft/tuners/lora/layer.py ParamWrapper, of tensors that are no module's weight
+            if self.adapter(plan) == "dora":
+                return f"PEFT has no DoRA for the fused experts of {model.name}: name other target_modules"
+            if plan.lora_dropout:
+                return f"PEFT has no dropout before the fused experts of {model.name}: set lora_dropout 0"
         return super().refusal(model, plan)

@@ -1,6 +1,6 @@
 """QLoRA: LoRA beside a frozen 4-bit base that is dequantised for each product (Dettmers et al., arXiv 2305.14314)."""
 
-from estimators.methods.base import Method
+from estimators.methods.linear_adapter import LinearAdapter
 from estimators.methods.lora import Lora
 from profiles.model import ModelSpec
 from profiles.plan import FOUR_BIT, Plan
@@ -19,7 +19,7 @@ class QLora(Lora):
             return "QLoRA means a 4-bit base; LoRA on an int8 base is the method lora with int8"
         if plan.quantization in FOUR_BIT and not _has_quantizable(model):
             return f"{model.name} has no nn.Linear that bitsandbytes could quantise"
-        return Method.refusal(self, model, plan)
+        return LinearAdapter.refusal(self, model, plan)
 
 
 def _has_quantizable(model: ModelSpec) -> bool:

@@ -6,7 +6,8 @@ from profiles.model import Block, Embedding, Mlp, ModelSpec
 
 
 def describe(f: ConfigReader) -> ModelSpec:
-    """q, k and v have no bias, the output projection has one; learned positions, tied head."""
+    """q, k and v have no bias, the output projection has one; learned positions, tied head; a causal mask of all
+    positions, a byte each, in every layer (GPTNeoSelfAttention.bias)."""
     hidden_size, heads = f.hidden_size, f.count("num_heads", "num_attention_heads")
     width = f.optional_count("intermediate_size") or 4 * hidden_size
     positions, window = f.max_position_embeddings(default=2048), f.count("window_size", default=256)
@@ -21,6 +22,7 @@ def describe(f: ConfigReader) -> ModelSpec:
                 *plain_linears(hidden_size, width, up="mlp.c_fc", down="mlp.c_proj", bias=True),
             ),
             norms=pre_norms(hidden_size, kind="layernorm", bias=True, attention="ln_1", mlp="ln_2"),
+            buffer_bytes=positions**2,
         )
 
     return decoder(

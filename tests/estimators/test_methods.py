@@ -37,6 +37,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model_type": "gpt2", "n_embd": 64, "n_layer": 3, "n_head": 4, "vocab_size": 100, "n_positions": 128,
         "bos_token_id": 0, "eos_token_id": 0,
     },
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2, **SIZES},
 }  # fmt: skip
 CARD = Hardware(gpu=find_gpu("a100-80-sxm"))
 
@@ -113,11 +114,19 @@ def test_unknown_method_suggests() -> None:
         ("miss", {"lora_rank": 65}, "at most"),
         ("ia3", {"method_options": {"feedforward_modules": ["q_proj"]}}, "feed-forward"),
         ("ln_tuning", {"target_modules": ["q_proj"]}, "no norm"),
+        ("dora", {"model": "mixtral"}, "no DoRA for the fused experts"),
+        ("lora", {"model": "mixtral", "lora_dropout": 0.1}, "no dropout before the fused experts"),
+        ("qlora", {"model": "mixtral", "lora_dropout": 0.1}, "no dropout before the fused experts"),
     ],
 )
 def test_refusals(method: str, fields: dict[str, Any], part: str) -> None:
     fields = dict(fields)
     assert part in refusal(method, fields.pop("model", "llama"), **fields)
+
+
+def test_experts_that_are_not_adapted_forbid_nothing() -> None:
+    attention = {"model": "mixtral", "target_modules": ["q_proj", "v_proj"]}
+    assert refusal("dora", **attention) == refusal("lora", **attention, lora_dropout=0.1) == ""
 
 
 @pytest.mark.parametrize("method", ["dora", "rslora", "loraplus", "adalora", "ia3", "oft", "miss"])
@@ -176,7 +185,7 @@ def test_nearest_divisor_prefers_the_lower() -> None:
 
 @pytest.mark.platform
 def test_trainable_parameters_are_peft_s() -> None:
-    """Every method on three tiny models built by transformers and wrapped by PEFT, on the CPU."""
+    """Every method on four tiny models built by transformers and wrapped by PEFT, on the CPU."""
     pytest.importorskip("peft")
     seen: set[str] = set()
     cases = 0
@@ -193,7 +202,7 @@ def test_trainable_parameters_are_peft_s() -> None:
                 seen.add(method)
                 cases += 1
     assert seen == set(methods())
-    assert cases == 89
+    assert cases == 117
 
 
 def _options(method: str) -> list[dict[str, Any]]:
