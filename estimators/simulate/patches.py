@@ -26,6 +26,7 @@ def apply_patches(
     torch.compile = _uncompiled  # bitsandbytes compiles CPU kernels when imported: two seconds for nothing
     _device_answers(capability)
     _one_kernel_backwards()
+    _grouped_products()
     _foreach_accepts_fake()
     _optimizers_without_device()
     torch.nn.Module._apply = _apply
@@ -55,6 +56,16 @@ def _one_kernel_backwards() -> None:
     for name in ("silu_backward", "mish_backward"):
         library.impl(name, lambda grad, _: torch.empty_like(grad), "CUDA")
     _libraries.append(library)
+
+
+def _grouped_products() -> None:
+    """torch's shape rule takes bf16 alone; the kernel (cuda/GroupedBlas.cpp) loops over the groups of other types."""
+    import torch._meta_registrations as meta
+
+    def product(a: torch.Tensor, b: torch.Tensor, *_: Any, offs: Any = None, out_dtype: Any = None, **__: Any) -> Any:
+        return meta._create_grouped_mm_output_tensor(a, b, offs, out_dtype)
+
+    meta._meta_grouped_mm_common = product
 
 
 def _foreach_accepts_fake() -> None:

@@ -1,14 +1,35 @@
 """bitsandbytes layers on fake tensors: its own modules, filled by its own (fake) quantisation of a fake weight."""
 
 from collections.abc import Callable
-from typing import Any
+from copy import copy
+from typing import Any, cast
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from profiles.plan import FOUR_BIT
 
 Quantize = Callable[[torch.nn.Module, torch.Tensor], torch.nn.Module]
+
+
+class Params4bit(FakeTensor):  # type: ignore[misc]
+    """Codes by the name that PEFT and accelerate look for; bitsandbytes' own class cannot hold a fake tensor."""
+
+    quant_state: Any
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Params4bit":
+        """nn/modules.py Params4bit.__deepcopy__: the codes and their scales, both."""
+        codes: Any = torch.nn.Parameter(self.detach().clone(), requires_grad=False)
+        codes.__class__ = Params4bit
+        codes.__dict__.update({k: v for k, v in self.__dict__.items() if k not in codes.__dict__})
+        codes.quant_state = copy(self.quant_state)
+        codes.quant_state.absmax = self.quant_state.absmax.clone()
+        return cast(Params4bit, codes)
+
+
+class Int8Params(FakeTensor):  # type: ignore[misc]
+    """Codes by the name that PEFT looks for."""
 
 
 def quantizer(quantization: str, compute_dtype: torch.dtype, storage: torch.dtype = torch.uint8) -> Quantize:
@@ -54,6 +75,7 @@ def _linear_4bit(
         "quant_state": state,
     }.items():
         setattr(parameter, name, value)
+    parameter.__class__ = Params4bit
     layer.quant_state = state
     return _dress(layer, shell, parameter)
 
@@ -67,6 +89,7 @@ def _linear_8bit(shell: Any, weight: torch.Tensor) -> torch.nn.Module:
     codes, scales, _ = bitsandbytes.functional.int8_vectorwise_quant(weight.to(torch.float16))
     parameter: Any = torch.nn.Parameter(codes, requires_grad=False)
     parameter.CB, parameter.SCB, parameter.has_fp16_weights = codes, scales, False
+    parameter.__class__ = Int8Params
     return _dress(layer, shell, parameter)
 
 

@@ -69,6 +69,7 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, tally: T
             tracker.enter("loss_backward")
             if zero is not None:
                 zero.before_backward()
+            loss.register_hook(_lift_in_this_thread)
             loss.backward()
             loss = loss.detach()
             if zero is not None:
@@ -85,6 +86,12 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, tally: T
         if job.release_outputs:
             outputs = None
         gc.collect()
+
+
+def _lift_in_this_thread(_: torch.Tensor) -> None:
+    """Numbers that a recomputed layer makes tensors of move to the device as fakes; FakeTensorMode says so only to the
+    thread that enters it, and autograd has threads of its own."""
+    torch._C._set_only_lift_cpu_tensors(True)
 
 
 def _update(built: Built, plan: Plan, optimizer: Any, tracker: Tracker, *, clip: bool) -> None:

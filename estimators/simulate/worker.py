@@ -128,8 +128,6 @@ def refuse(job: Job) -> None:
         raise UnsupportedError("LLaMA-Factory's value head is not traced", "its analytic estimate stands")
     if holds_reference(plan) and plan.n_gpus > 1:
         raise UnsupportedError("a second model over several cards is not traced", "its analytic estimate stands")
-    if plan.sharding == "fsdp2" and plan.kbit_prepared and plan.quantization in FOUR_BIT:
-        raise UnsupportedError("k-bit preparation would widen the 4-bit codes, which stand in no Params4bit here")
     prompts = get_method(plan.method).adds_tokens or get_method(plan.method).adds_keys
     if prompts and plan.loss_kernel == "chunked":
         raise UnsupportedError("the chunked loss is run on the bare model, without soft prompts")

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from estimators.memory import estimate_memory
 from estimators.methods import methods
 from estimators.simulate import Simulation
 from estimators.simulate.job import Job
@@ -77,6 +78,23 @@ VARIANTS = {
     "not-in-peft": {"method_options": {"peft_type": "NO_SUCH"}},
     "breaks": {"method_options": {"peft_type": "LORA", "target_modules": ["no_such_module"]}},
 }
+FALCON = {
+    "model_type": "falcon", "vocab_size": 2000, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "multi_query": True, "parallel_attn": True, "new_decoder_architecture": False, "bias": False, "alibi": False,
+}  # fmt: skip
+GPT_NEO = {
+    "model_type": "gpt_neo", "vocab_size": 2000, "hidden_size": 256, "num_layers": 4, "num_heads": 4,
+    "attention_types": [[["global", "local"], 2]], "window_size": 64, "max_position_embeddings": 1024,
+}  # fmt: skip
+MIXTRAL = TINY | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+# What torch, PEFT or FakeTensorMode make harder than a Llama in bf16
+HARD = {
+    "4-bit DoRA": {"method": "dora", "quantization": "nf4-dq"},
+    "int8 DoRA": {"method": "dora", "quantization": "int8"},
+    "lists made tensors while recomputing": {"model": FALCON},
+    "numbers made tensors while recomputing": {"model": GPT_NEO},
+    "experts in fp16": {"model": MIXTRAL, "method": "full", "quantization": "fp16", "platform": "llamafactory"},
+}
 
 
 def job(config: dict[str, object] = TINY, *, gpu: str = "l40s", layers: str = "extrapolate", **plan: object) -> Job:
@@ -114,6 +132,7 @@ JOBS: dict[str, Job] = {
     **{f"method {m}": job(method=m, **changes) for m, changes in METHODS.items()},
     **{f"{how} {n}": job(layers=how, **c) for n, c in STRETCHED.items() for how in ("whole", "extrapolate")},
     **{f"variant {n}": job(**changes) for n, changes in VARIANTS.items()},
+    **{f"hard {n}": job(**changes) for n, changes in HARD.items()},
     **{f"published {n}": j for n, j in PUBLISHED.items()},
 }
 
@@ -238,6 +257,15 @@ def test_accumulation_holds_gradients_through_the_backward(found):
 def test_methods_that_only_peft_knows_run_too(found):
     for name in ("variant unknown-to-us", "variant dora", "variant int8"):
         assert found(name).peak_allocated > found(name).after_load > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HARD)
+def test_what_is_hard_to_trace_is_traced_and_as_estimated(found, name):
+    """Each failed under trace once; both tiers answer, and nearly the same."""
+    asked = JOBS[f"hard {name}"]
+    expected = estimate_memory(asked.plan, asked.model, asked.hardware).allocated.expected
+    assert found(f"hard {name}").peak_allocated == pytest.approx(expected, rel=0.03)
 
 
 def test_a_failure_says_where_it_failed(answer):
