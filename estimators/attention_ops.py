@@ -167,7 +167,7 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
         tape.drop(divided)
         scores = tape.op(capped, width=width, itemsize=itemsize)
         tape.drop(capped)
-    masked = tape.op(scores, width=width, itemsize=max(itemsize, regime.residual), passes=[scores])
+    masked = tape.op(scores, width=width, itemsize=max(itemsize, regime.mask), passes=[scores])
     tape.drop(scores)
     if named:
         named.append(tape.hold(masked))

@@ -103,12 +103,12 @@ def _experts(scope: Scope, block: Block, z: Tensor, lin: dict[str, Linear], scor
 
 
 def _adapted_weight(scope: Scope, lin: Linear) -> Tensor | None:
-    """All experts' weights with the update added, where PEFT adapts them; A and B in the weights' dtype are kept."""
+    """All experts' weights with the update added, in their own dtype, where PEFT adapts them; A and B in it are kept."""
     rank = scope.ranks.get(lin.name, 0)
     if not rank:
         return None
     tape, regime = scope.tape, scope.regime
-    itemsize = regime.compute if regime.autocast else regime.base
+    itemsize = regime.base
     elements = float(rank * lin.copies * (lin.in_features + lin.out_features))
     narrowed = tape.alloc(0.0, elements * itemsize if regime.adapter != itemsize else 0.0)
     weight = tape.op(

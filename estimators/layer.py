@@ -140,9 +140,9 @@ def stream_itemsize(block: Block, regime: Regime, setup: LayerSetup) -> int:
     magnitude, (IA)3, AdaLoRA's rank count over int8): the residual sum follows.
     """
     if not (regime.quantized or (regime.autocast and setup.ranks)):
-        return regime.residual
+        return regime.entry
     tape = Tape()
-    x = tape.tensor(input_width(block), regime.residual, True)
+    x = tape.tensor(input_width(block), regime.entry, True)
     return run_layer(tape, x, block, regime, setup, FLASH_ROW_BLOCK).itemsize
 
 

@@ -154,7 +154,7 @@ class MemoryModel:
         layers = sum(count for count, p in self._layers if p.checkpointed)
         stays = layers * checkpoint
         if layers and not regime.offload_checkpoints:  # the first one is the embedding's output
-            stays -= (1 - regime.residual / regime.stream) * checkpoint
+            stays -= (1 - regime.entry / regime.stream) * checkpoint
         if regime.offload_checkpoints:
             frozen = not self.method.trains_base
             buffers, stays = offloaded_bytes(checkpoint, layers=layers, frozen_embedding=frozen)
@@ -174,6 +174,8 @@ class MemoryModel:
         whole = standing.whole
         last_graph = self._last_graph * tokens
         kept = saved + last_graph  # until the new outputs take the place of the last ones
+        highest = self._layers[-1][1] if self._layers else None
+        top = 0.0 if highest is None or highest.checkpointed else _point(highest.saved, tokens)
         saved -= tokens * sum(count * p.let_go for count, p in self._layers)
         begun = saved + self._waiting
         logits_alive = max((kept, forward_logits), (begun, backward_logits), key=sum)
@@ -182,6 +184,7 @@ class MemoryModel:
                 [*fixed, ("gathered", whole.forward), ("other", self._reference_copies)], found, kept, tokens, held
             ),
             [*fixed, ("gathered", whole.start), ("gradients", found), ("logits", held)],
+            [*fixed, ("gathered", whole.turn), ("gradients", found), ("saved_activations", kept - top), ("logits", held)],
             [*fixed, ("gathered", whole.head), ("gradients", found), ("saved_activations", saved), ("logits", held)],
             key=_total,
         )
@@ -249,7 +252,7 @@ class MemoryModel:
         """The (batch, 1, s, s) masks, one for each kind of layer (sliding, global): booleans for the padded batches of
         SDPA, the residual's dtype for eager attention."""
         if self.regime.kernel == "eager":
-            return float(self._masks * self.regime.residual * self._length * tokens)
+            return float(self._masks * self.regime.mask * self._length * tokens)
         return float(self._masks * MASK_BYTES * self._length * tokens)
 
     def _reads_mask(self, block: Block) -> bool:

@@ -42,8 +42,9 @@ NEVER = 2**62
 class Regime:
     """Resolved physics of a step. Sizes in bytes per element.
 
-    base: weights that are not quantised. residual: what the embedding gives, and cos and sin; stream: the hidden states
-    between layers, which some adapters widen (layer.py stream_itemsize).
+    base: weights that are not quantised. residual: what the embedding gives, and cos and sin; entry: what the first
+    layer reads, fp32 behind an embedding's LayerNorm under autocast; stream: the hidden states between layers, which
+    some adapters widen (layer.py stream_itemsize); mask: one in numbers, which eager attention adds to its scores.
     trained: base parameters that the method itself trains. windowed: the kernel of a layer whose window is shorter than
     the sequence, which takes a mask. several: a micro-batch has more than one sequence.
     grouped: experts run in one kernel. `quantized`: 4 or 8 bits, 0 for none. fused_kernels: the
@@ -57,7 +58,9 @@ class Regime:
     nested: bool
     base: int
     residual: int
+    entry: int
     stream: int
+    mask: int
     adapter: int
     trained: int
     kernel: Kernel
@@ -117,6 +120,8 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         autocast = False
         base = trained = adapter = compute
     in_half = compute < 4 and (autocast or base < 4)
+    embedding_norm = any(n.place == "embedding" and n.kind == "layernorm" for n in model.extra_norms)
+    entry = 4 if autocast and embedding_norm else base
     return Regime(
         compute=compute,
         autocast=autocast,
@@ -124,7 +129,9 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         nested=plan.quantization == "nf4-dq",
         base=base,
         residual=base,
-        stream=base,
+        entry=entry,
+        stream=entry,
+        mask=entry if model.kind == "encoder" else base,
         adapter=adapter,
         trained=trained,
         kernel=attention_kernel(plan, model, gpu, in_half=in_half, masked=masked),

@@ -276,7 +276,7 @@ class _Run:
         tape, regime, setup, memory = self.tape, self.regime, self.memory.setup, self.memory
         inputs = [tape.take(INT64 * self.tokens) for _ in range(INPUTS)]
         inputs.append(tape.take(memory.mask_bytes(self.tokens)))
-        x = tape.tensor(input_width(self.blocks[0]), regime.residual, setup.input_requires_grad)
+        x = tape.tensor(input_width(self.blocks[0]), regime.entry, setup.input_requires_grad)
         checkpoints: list[Tensor] = []
         cached: list[int] = []  # keys and values
         escaped: list[int] = []  # from checkpointing: int8 inputs, until the graph goes with the loss

@@ -76,9 +76,9 @@ def layer_runs(method: Method, model: ModelSpec, plan: Plan, regime: Regime, len
         return _some_trained(method, model, plan, regime, setup)
     above = replace(setup, input_requires_grad=True)
     runs = [LayerRun(g.count, g.block, own_regime(regime, g.block, length), above) for g in model.layers]
-    if not setup.input_requires_grad or regime.stream != regime.residual:
+    if not setup.input_requires_grad or regime.stream != regime.entry:
         first = runs[0]  # it reads the embedding's output
-        narrow = replace(first.regime, stream=regime.residual)
+        narrow = replace(first.regime, stream=regime.entry)
         runs[:1] = [replace(first, count=1, regime=narrow, setup=setup), replace(first, count=first.count - 1)]
     return [run for run in runs if run.count]
 

@@ -4,8 +4,8 @@ FSDP2 as accelerate 1.15 sets it up (utils/fsdp_utils.py fsdp2_prepare_model): a
 of its own, final norm and head another (with the embedding where tied) that stays gathered to the end of forward.
 Trained parameters become fp32, are gathered in 16 bits, and their gradients go back to fp32. What is whole when, was
 read off the simulated tier, which runs torch's own code (torch 2.13 distributed/fsdp/_fully_shard):
-- forward: the embedding and its flat buffer, then a layer and its own (kept until the next layer is gathered), at last
-  the head and its own;
+- forward: the embedding and its flat buffer, then a layer and its own (kept until the next layer is gathered, so three
+  layers' at the turn), at last the head and its own;
 - backward: a layer, the buffer of the next one (prefetched; the embedding's follows the lowest layer's), and the last
   reduce-scatter's input.
 Between micro-batches gradients are not reduced (Trainer's `no_sync`): whole ones stay on every card.
@@ -49,13 +49,15 @@ def fsdp2_refusal(method: str, optimizer: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """Bytes on one card beyond its shares, by phase of the step; `start`: of forward, nothing is saved yet; `head`: of
-    the loss, no logits are made yet; `end`: of backward, all gradients are there and nothing is saved any more;
+    """Bytes on one card beyond its shares, by phase of the step; `start`: of forward, nothing is saved yet; `turn`:
+    from one layer of forward to the next, nothing of the next is computed yet; `head`: of the loss, no logits are made
+    yet; `end`: of backward, all gradients are there and nothing is saved any more;
     `logits`, `lowest`: what the head's forward has above `loss`, and the lowest layer's backward above `backward`;
     `reduced`: what that has above it at times, from the share `reduced_from` of the layers on."""
 
     start: float = 0.0
     forward: float = 0.0
+    turn: float = 0.0
     head: float = 0.0
     loss: float = 0.0
     backward: float = 0.0
@@ -146,11 +148,12 @@ def _fsdp2(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, e
         weights=n, gradients=n, states=n,
         stored=FP32_BYTES if upcast else None,
         unsharded=_scale_bytes(model, regime),
-        accumulated=trained,
+        accumulated=trained if plan.gradient_accumulation_steps > 1 else None,
         loaded=int(regime.quantized == 4),  # fsdp2_prepare_model holds `original_sd`; other weights come in shards
         whole=Whole(
             start=2 * (embedding + layer) if kept else max(2 * embedding, embedding + 2 * layer),
             forward=2 * layer + kept,
+            turn=3 * layer + kept,
             head=0.0 if kept else 2 * tail + layer,
             loss=tail + layer,
             logits=max(0.0, tail - layer) if regime.loss == "full" and not kept else 0.0,  # others gather it themselves

@@ -8,6 +8,7 @@ to each other. What a layer frees of its neighbour's is its own neighbour's in t
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from difflib import SequenceMatcher
 
 from estimators.simulate.trace import Mark, Trace
 
@@ -29,6 +30,7 @@ class _Stretcher:
         self.copies = num_layers - BASE_LAYERS + 1
         self.out = Trace()
         self.ids: dict[tuple[int, int], int] = {}  # (storage of the short trace, layer of the long one) -> its id
+        self.made_for: dict[int, int] = {}  # storage of no layer -> the layer in whose making it comes and goes
         self.peers = _peers(trace)
 
     def run(self) -> Trace:
@@ -66,12 +68,13 @@ class _Stretcher:
         following = [-1] * len(events)  # layer of the next birth
         for i in reversed(range(len(events) - 1)):
             following[i] = storages[events[i + 1]].layer if events[i + 1] >= 0 else following[i + 1]
-        made_for = self._made_for(events) if mark.stage == "load" and not self.sharded else {}
+        if mark.stage == "load" and not self.sharded:
+            self.made_for |= self._made_for(events)
         owner, run, born = -1, list[int](), set[int]()
         for event, next_layer in zip(events, following, strict=True):
             within_turn = mark.stage == "optimizer" and owner >= 0 and ~event in born and next_layer == owner
             index = event if event >= 0 else ~event
-            layer = owner if within_turn else made_for.get(index, storages[index].layer)
+            layer = owner if within_turn else self.made_for.get(index, storages[index].layer)
             if layer != owner and run:
                 yield owner, run
                 run = []
@@ -103,7 +106,7 @@ class _Stretcher:
             if event >= 0:
                 storage = self.source.storages[event]
                 at = depth + self._shift(owner, storage.layer) if storage.layer >= 0 else -1
-                self.ids[event, at] = len(out.storages)
+                self.ids[event, depth if event in self.made_for else at] = len(out.storages)
                 out.events.append(len(out.storages))
                 module = storage.module
                 if at != storage.layer:
@@ -131,6 +134,8 @@ class _Stretcher:
     def _resolve(self, index: int, owner: int, depth: int) -> tuple[int, int]:
         """Which storage of the long model a death means, seen from layer `depth` standing for `owner`."""
         layer = self.source.storages[index].layer
+        if index in self.made_for:
+            return index, depth
         if layer < 0:
             return index, -1
         if owner < 0:
@@ -158,5 +163,34 @@ def _peers(trace: Trace) -> dict[tuple[int, int], int]:
     for (step, stage, _), own in births.items():
         for layer in range(BASE_LAYERS):
             other = births.get((step, stage, layer), [])
-            peers.update({(a, layer): b for a, b in zip(own, other, strict=False)})
-    return peers
+            peers.update({(a, layer): b for a, b in _aligned(own, other, trace)})
+    return peers | _handed_down(trace, peers)
+
+
+def _handed_down(trace: Trace, peers: dict[tuple[int, int], int]) -> dict[tuple[int, int], int]:
+    """Pairs of what the last layer's backward and the repeated one's leave to the layer below, where they differ: the
+    head's gradient may come in another dtype than a layer's."""
+    above = REPEATED + 1
+    handed: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for mark, start, end in trace.spans():
+        if mark.stage == "backward" and mark.layer in (REPEATED, REPEATED - 1):
+            gone = (~event for event in trace.events[start:end] if event < 0)
+            handed[mark.step, mark.layer + 1] += [i for i in gone if trace.storages[i].layer == mark.layer + 1]
+    found: dict[tuple[int, int], int] = {}
+    for (step, layer), own in handed.items():
+        if layer == above:
+            others = handed[step, REPEATED]
+            alone = [i for i in own if peers.get((i, REPEATED)) not in others]
+            free = [i for i in others if peers.get((i, above)) not in own]
+            found.update({(a, REPEATED): b for a, b in zip(alone, free, strict=False)})
+    return found
+
+
+def _aligned(own: list[int], other: list[int], trace: Trace) -> Iterator[tuple[int, int]]:
+    """Pairs of equal storages in two layers' births; the first and the last layer may have some that others do not."""
+    kinds = [[(trace.storages[i].op, trace.storages[i].n_bytes) for i in births] for births in (own, other)]
+    if kinds[0] == kinds[1]:
+        yield from zip(own, other, strict=True)
+        return
+    for a, b, size in SequenceMatcher(None, kinds[0], kinds[1], autojunk=False).get_matching_blocks():
+        yield from zip(own[a : a + size], other[b : b + size], strict=True)

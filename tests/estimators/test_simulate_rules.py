@@ -97,6 +97,28 @@ def test_a_stretched_trace_is_the_trace_of_the_deeper_model(layers):
     assert [p.components for p in found[0].phases] == [p.components for p in found[1].phases]
 
 
+def test_what_comes_and_goes_in_the_making_of_layers_is_all_gone():
+    """Its end may stand apart from its beginning, where something of the next layer comes between them."""
+    trace = Trace(marks=[Mark(0, 0, "load", -1)])
+
+    def born(n_bytes, layer):
+        trace.storages.append(Storage(n_bytes, "op", "", layer, 0))
+        trace.events.append(len(trace.storages) - 1)
+        return len(trace.storages) - 1
+
+    before = born(MIB, -1)
+    for layer in range(BASE_LAYERS):
+        copy = born(6 * MIB, -1)
+        born(3 * MIB, layer)
+        trace.events.append(~before)
+        before = born(MIB, -1)
+        trace.events.append(~copy)
+    trace.events.append(~before)
+    made = stretch(trace, 9)
+    live = {e for e in made.events if e >= 0} - {~e for e in made.events if e < 0}
+    assert [made.storages[i].n_bytes for i in live] == [3 * MIB] * 9
+
+
 def test_stretching_never_shortens():
     with pytest.raises(ValueError, match="cannot stretch"):
         stretch(toy_trace(BASE_LAYERS), BASE_LAYERS - 1)

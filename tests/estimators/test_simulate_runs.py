@@ -41,6 +41,11 @@ TINYLLAMA = {
     "max_position_embeddings": 2048, "tie_word_embeddings": False,
 }  # fmt: skip
 
+NEOX = {
+    "model_type": "gpt_neox", "vocab_size": 2000, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8,
+    "num_attention_heads": 4, "max_position_embeddings": 2048, "rotary_pct": 0.25, "use_parallel_residual": True,
+    "hidden_act": "gelu", "tie_word_embeddings": False,
+}  # fmt: skip
 BASE = {"method": "lora", "micro_batch_size": 2, "seq_len": 512}
 CHANGES = {
     "bitfit": {"model": QWEN}, "prefix": {"gradient_checkpointing": "none"}, "badam": {"platform": "llamafactory"},
@@ -55,6 +60,10 @@ STRETCHED = {
     "lora": {}, "full-plain": {"method": "full", "gradient_checkpointing": "none"},
     "qlora-plain": {"method": "qlora", "gradient_checkpointing": "none", "optimizer": "adamw_torch"},
     "llamafactory": {"platform": "llamafactory", "method": "lora"},
+    "unsloth-neox": {
+        "platform": "unsloth", "model": NEOX, "method": "dora", "quantization": "nf4",
+        "gradient_checkpointing": "unsloth",
+    },
 }  # fmt: skip
 VARIANTS = {
     "plain": {"gradient_checkpointing": "none"},
