@@ -100,7 +100,8 @@ class Pool:
 
 
 class CachingAllocator:
-    """One device's allocator. All sizes in bytes; `key` is the caller's name of an allocation.
+    """One device's allocator. All sizes in bytes; `key` is the caller's name of an allocation. `requested` counts what
+    was asked for, `allocated` the blocks that serve it (torch.cuda.memory_stats' requested_bytes and allocated_bytes).
 
     limit: bytes that can be reserved (None: no end). max_split_size, expandable_segments: as in
     PYTORCH_CUDA_ALLOC_CONF (there `max_split_size_mb`).
@@ -114,8 +115,10 @@ class CachingAllocator:
         self.expandable_segments = expandable_segments
         self.allocated = self.reserved = 0
         self.peak_allocated = self.peak_reserved = 0
+        self.requested = self.peak_requested = 0
         self.retries = 0
         self._live: dict[int, Block] = {}
+        self._asked: dict[int, int] = {}
         self._pools = (Pool(small=False), Pool(small=True))
         self._next_address = ADDRESS_SPACE
 
@@ -134,13 +137,17 @@ class CachingAllocator:
         block.free = False
         block.key = key
         self._live[key] = block
+        self._asked[key] = n_bytes
         self.allocated += block.size
+        self.requested += n_bytes
         self.peak_allocated = max(self.peak_allocated, self.allocated)
+        self.peak_requested = max(self.peak_requested, self.requested)
 
     def free(self, key: int) -> None:
         """Give the allocation `key` back to its pool (not to the driver)."""
         block = self._live.pop(key)
         self.allocated -= block.size
+        self.requested -= self._asked.pop(key)
         block.free = True
         block.key = None
         block.pool.add(_merge(block))
@@ -165,8 +172,9 @@ class CachingAllocator:
                     self.reserved -= block.size
 
     def reset_peaks(self) -> None:
-        """Start both peaks from now, as torch.cuda.reset_peak_memory_stats does."""
+        """Start the peaks from now, as torch.cuda.reset_peak_memory_stats does."""
         self.peak_allocated, self.peak_reserved = self.allocated, self.reserved
+        self.peak_requested = self.requested
 
     def segments(self) -> Iterator[tuple[bool, list[Block]]]:
         """Yield (small, mapped blocks in address order) of each segment."""

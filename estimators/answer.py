@@ -10,7 +10,8 @@ Basis = Literal["analytic", "simulated", "measured"]
 PhaseName = Literal["load", "sampling", "forward_end", "loss", "layer_backward", "embedding_backward", "optimizer_step"]
 ComponentName = Literal[
     "base_weights", "adapter_weights", "gradients", "optimizer_states", "optimizer_temporary", "saved_activations",
-    "layer_working_set", "logits", "dequantized_weights", "kv_cache", "gathered", "workspace", "inputs", "other",
+    "layer_working_set", "logits", "dequantized_weights", "kv_cache", "gathered", "workspace", "inputs", "rounding",
+    "other",
 ]  # fmt: skip
 
 

@@ -184,7 +184,13 @@ class MemoryModel:
                 [*fixed, ("gathered", whole.forward), ("other", self._reference_copies)], found, kept, tokens, held
             ),
             [*fixed, ("gathered", whole.start), ("gradients", found), ("logits", held)],
-            [*fixed, ("gathered", whole.turn), ("gradients", found), ("saved_activations", kept - top), ("logits", held)],
+            [
+                *fixed,
+                ("gathered", whole.turn),
+                ("gradients", found),
+                ("saved_activations", kept - top),
+                ("logits", held),
+            ],
             [*fixed, ("gathered", whole.head), ("gradients", found), ("saved_activations", saved), ("logits", held)],
             key=_total,
         )

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from estimators.allocator import CachingAllocator, DeviceOutOfMemoryError
-from estimators.answer import MemoryEstimate
+from estimators.answer import Component, MemoryEstimate
 from estimators.interval import Interval
 from estimators.layer import input_width, run_layer
 from estimators.layer_ops import FP32
 from estimators.logits import run_head
-from estimators.margins import replayed_interval
+from estimators.margins import allocated_interval, replayed_interval
 from estimators.memory import MemoryModel, estimate_memory, memory_model
 from estimators.overhead import context_bytes, device_interval
 from estimators.regime import Regime
@@ -34,10 +34,11 @@ INPUTS = 3  # ids, mask, labels
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Peaks over load and two steps, in bytes."""
+    """Peaks over load and two steps, in bytes. rounding: what the blocks have above what was asked for."""
 
     allocated: int
     reserved: int
+    rounding: int
 
 
 def estimate_memory_replayed(
@@ -50,7 +51,8 @@ def estimate_memory_replayed(
     empty_cache: bool = False,
     moved: bool = False,
 ) -> MemoryEstimate:
-    """The analytic estimate with reserved memory from a replay instead of a fitted share, where one card is enough.
+    """The analytic estimate with reserved memory from a replay instead of a fitted share, and with the rounding of the
+    allocator's blocks, where one card is enough.
 
     batches, release_outputs, empty_cache, moved: as in `replay`.
 
@@ -64,8 +66,8 @@ def estimate_memory_replayed(
         "batches": batches, "release_outputs": release_outputs, "empty_cache": empty_cache, "moved": moved
     }  # fmt: skip
     found = replay(plan, model, hardware.gpu, **loop)
-    floor = estimate.allocated
     regime = memory_model(plan, model, hardware.gpu).regime
+    floor = allocated_interval(estimate.allocated.expected + found.rounding, plan, regime, "analytic")
     reserved = replayed_interval(float(found.reserved), floor, plan, regime, "analytic")
     most = estimate.budget - context_bytes(hardware.gpu).high
     if floor.high <= most < reserved.high and _runs_within(
@@ -73,8 +75,16 @@ def estimate_memory_replayed(
     ):
         reserved = Interval(low=min(reserved.low, most), expected=min(reserved.expected, most), high=most)
     said = "reserved memory: two whole steps replayed through a model of the caching allocator"
+    rounding = Component(name="rounding", n_bytes=float(found.rounding))
     return estimate.replace(
-        reserved=reserved, device=device_interval(reserved, hardware.gpu), assumptions=(*estimate.assumptions, said)
+        phases=tuple(
+            p.replace(components=(*p.components, rounding)) if p.name == estimate.peak_phase and found.rounding else p
+            for p in estimate.phases
+        ),
+        allocated=floor,
+        reserved=reserved,
+        device=device_interval(reserved, hardware.gpu),
+        assumptions=(*estimate.assumptions, said),
     )
 
 
@@ -170,7 +180,11 @@ def replay(
             run.drop_outputs()
         if empty_cache:
             allocator.empty_cache()
-    return Replay(allocated=allocator.peak_allocated, reserved=allocator.peak_reserved)
+    return Replay(
+        allocated=allocator.peak_allocated,
+        reserved=allocator.peak_reserved,
+        rounding=allocator.peak_allocated - allocator.peak_requested,
+    )
 
 
 class _Run:

@@ -18,7 +18,7 @@ allocated whole whatever the model (stage_1_and_2.py setup_buckets: while backwa
 _setup_for_real_optimizer: for good), and what is in it is copied to be reduced.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from estimators.methods import get_method
 from estimators.regime import Regime
@@ -135,7 +135,9 @@ def _fsdp2(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, e
     n = plan.n_gpus
     mixed = plan.mixed_precision is not False and regime.compute < FP32_BYTES
     upcast = mixed and (trains_base or not regime.quantized)
-    trained = elements * regime.compute
+    trained = elements * (regime.compute if mixed else regime.base if trains_base else regime.adapter)
+    if not mixed:  # gathered as it is stored
+        regime = replace(regime, compute=regime.base)
     layers = sum(g.count for g in model.layers)
     adapters = 0.0 if trains_base else trained / layers
     layer = max(_layer_bytes(g.block, regime) for g in model.layers) + adapters
