@@ -171,11 +171,17 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
     tape.drop(scores)
     if named:
         named.append(tape.hold(masked))
-    probabilities = _with_sinks(scope, masked, spec) if spec.sinks else _fp32_softmax(scope, masked)
-    weights = tape.cast(probabilities, q.itemsize)
+    if spec.sinks:
+        probabilities = _with_sinks(scope, masked, spec)
+    elif spec.softmax == "fp32" or regime.autocast:  # which widens it
+        probabilities = _fp32_softmax(scope, masked)
+    else:
+        probabilities = _softmax(scope, masked, masked.itemsize)
+        tape.drop(masked)
+    weights = tape.hold(probabilities) if spec.softmax == "own" else tape.cast(probabilities, q.itemsize)
     tape.drop(probabilities)
     weights = _dropped_out(scope, weights, spec)
-    if spec.form != "usual":
+    if spec.form != "usual" or spec.softmax == "own":  # the caller names them to the end of the layer
         tape.returned.append(tape.hold(weights))
     wc = cast_for_matmul(scope, weights)
     out = tape.op(wc, vc, width=_out_width(spec), itemsize=wc.itemsize, saved=[wc.buffer, vc.buffer])

@@ -94,7 +94,8 @@ class Norm(Record):
 class Attention(Record):
     """Attention shapes. `head_dim` is the width of q and k; `v_head_dim` that of v (they differ under MLA).
 
-    `form`: the family whose class writes attention out in its own way, and returns the weights with the layer's output.
+    `softmax`, of code that writes attention out: in fp32 and narrowed to the queries' dtype, or in the scores' own and
+    then narrowed (GPT-2) or not (BERT). `form`: the family whose class writes attention out in its own way, and returns the weights with the layer's output.
     """
 
     num_heads: PositiveInt
@@ -109,6 +110,7 @@ class Attention(Record):
     logit_softcap: bool = False
     sinks: bool = False
     dropout: bool = False  # of the probabilities, by the model's own config
+    softmax: Literal["fp32", "own, narrowed", "own"] = "fp32"
     form: AttentionForm = "usual"
     kind: Literal["standard", "mla"] = "standard"
 

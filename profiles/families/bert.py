@@ -63,7 +63,7 @@ def encoder_block(f: ConfigReader, hidden_size: int) -> Block:
 
     layer_norm = {"size": hidden_size, "kind": "layernorm", "bias": True}
     return Block(
-        attention=multi_head(f, hidden_size, heads, rotary=False, causal=False),
+        attention=multi_head(f, hidden_size, heads, rotary=False, causal=False, softmax="own"),
         mlp=Mlp(intermediate_size=width, gated=False, activation=f.text("hidden_act", default="gelu")),
         linears=(
             dense("attention.self.query", "q"),

@@ -15,7 +15,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     square: dict[str, Any] = {"in_features": hidden_size, "out_features": hidden_size, "bias": True}
     layer_norm: dict[str, Any] = {"size": hidden_size, "kind": "layernorm", "bias": True}
     block = Block(
-        attention=multi_head(f, hidden_size, heads, rotary=False, causal=False),
+        attention=multi_head(f, hidden_size, heads, rotary=False, causal=False, softmax="own"),
         mlp=Mlp(intermediate_size=width, gated=False, activation=f.text("activation", default="gelu")),
         linears=(
             Linear(name="attention.q_lin", role="q", **square),

@@ -14,7 +14,7 @@ def describe(f: ConfigReader) -> ModelSpec:
     if f.flag("add_cross_attention", default=False):
         raise UnsupportedError(f"{f.name}: GPT-2 with cross-attention is half of an encoder-decoder")
     block = Block(
-        attention=multi_head(f, hidden_size, heads, rotary=False),
+        attention=multi_head(f, hidden_size, heads, rotary=False, softmax="own, narrowed"),
         mlp=Mlp(intermediate_size=width, gated=False, activation=f.text("activation_function", default="gelu_new")),
         linears=(
             Linear(
