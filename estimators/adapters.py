@@ -149,14 +149,10 @@ def _svd(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Tens
     if bnb and not regime.autocast:
         s = _cast_away(scope, s, base.itemsize)
     wide = max(s.itemsize, regime.adapter)
-    q = tape.op(
-        s,
-        width=s.width,
-        itemsize=wide,
-        saved=[s.buffer],
-        scratch=(s.width * (4 * wide - s.itemsize), 0.0),
-    )
-    tape.drop(s)
+    scaled = tape.op(s, width=s.width, itemsize=s.itemsize)
+    scratch = (s.width * (4 * wide - s.itemsize), 0.0)
+    q = tape.op(scaled, width=s.width, itemsize=wide, saved=[scaled.buffer], scratch=scratch)
+    tape.drop(s, scaled)
     if eight_bit:
         out = add(scope, base, q)
     else:  # in place: no new storage
