@@ -368,7 +368,8 @@ def _lokr(scope: Scope, x: Tensor, lin: Linear, size: int, tokens: float) -> Ten
 
 
 def _fourierft(scope: Scope, x: Tensor, lin: Linear, size: int, tokens: float) -> Tensor:
-    """FourierFT: delta W = Re(ifft2(spectrum)) * scaling in fp32; the transform takes and gives complex numbers."""
+    """FourierFT: delta W = Re(ifft2(spectrum)) * scaling in fp32, then as the spectrum; the transform takes and gives
+    complex numbers."""
     tape, regime = scope.tape, scope.regime
     weight = float(lin.in_features * lin.out_features)
 
@@ -382,7 +383,9 @@ def _fourierft(scope: Scope, x: Tensor, lin: Linear, size: int, tokens: float) -
         scaled = tape.op(waves, width=0.0, fixed=weight, itemsize=FP32)
         tape.drop(waves)
         tape.release(spectrum)
-        return scaled
+        update = tape.cast(scaled, regime.adapter)
+        tape.drop(scaled)
+        return update
 
     return _add_dense(scope, x, lin, tokens, delta)
 
