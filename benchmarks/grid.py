@@ -35,7 +35,7 @@ from profiles.errors import AdviseError
 from profiles.families import describe_model
 from profiles.gpu import Hardware
 from profiles.model import ModelSpec
-from profiles.plan import Plan
+from profiles.plan import FOUR_BIT, Plan
 
 RESULTS = Path(__file__).parent / "results" / "grid.jsonl"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl")
@@ -210,6 +210,8 @@ def _exists(cell: Cell) -> bool:
         return False
     if "sharding" in f and (sharding_refusal(cell.plan) is not None or _makes_zero_fp32(f)):
         return False
+    if f.get("sharding") == "fsdp2" and f["kbit_prepared"] and f["quantization"] in FOUR_BIT:
+        return False  # TRL prepares no base that FSDP shards
     try:
         plan, spec = cell.plan, cell.spec
         if get_method(plan.method).refusal(spec, plan) is not None:

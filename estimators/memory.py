@@ -178,7 +178,10 @@ class MemoryModel:
         top = 0.0 if highest is None or highest.checkpointed else _point(highest.saved, tokens)
         saved -= tokens * sum(count * p.let_go for count, p in self._layers)
         begun = saved + self._waiting
-        logits_alive = max((kept, forward_logits), (begun, backward_logits), key=sum)
+        narrow_gradient = float(tokens * model.vocab_size * regime.compute) + held + whole.prefetched
+        moments = [(kept, forward_logits), (begun, backward_logits)]
+        moments += [(begun, narrow_gradient)] if whole.prefetched else []
+        logits_alive = max(moments, key=sum)
         forward = max(
             self._last_forward(
                 [*fixed, ("gathered", whole.forward), ("other", self._reference_copies)], found, kept, tokens, held

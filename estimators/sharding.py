@@ -52,7 +52,8 @@ class Whole:
     """Bytes on one card beyond its shares, by phase of the step; `start`: of forward, nothing is saved yet; `turn`:
     from one layer of forward to the next, nothing of the next is computed yet; `head`: of the loss, no logits are made
     yet; `end`: of backward, all gradients are there and nothing is saved any more;
-    `logits`, `lowest`: what the head's forward has above `loss`, and the lowest layer's backward above `backward`;
+    `logits`, `prefetched`, `lowest`: what the head's forward, and the product behind the logits' gradient, have above
+    `loss`, and the lowest layer's backward above `backward`;
     `reduced`: what that has above it at times, from the share `reduced_from` of the layers on."""
 
     start: float = 0.0
@@ -65,6 +66,7 @@ class Whole:
     end: float = 0.0
     step: float = 0.0
     logits: float = 0.0
+    prefetched: float = 0.0
     lowest: float = 0.0
     reduced: float = 0.0
     reduced_from: float = 1.0
@@ -144,6 +146,9 @@ def _fsdp2(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, e
     tail = _head_bytes(model, regime)
     kept = tail if model.tie_word_embeddings else 0.0  # gathered for the embedding, and until backward is through
     embedding = float(sum(e.parameters for e in model.embeddings) * regime.compute)
+    method = get_method(plan.method)  # TRL's losses read the head's weight themselves, but not behind soft prompts
+    by_hooks = regime.loss == "full" or method.adds_tokens or method.adds_keys
+    alone = regime.loss == "full"  # the next layer is gathered when the logits' gradient is there
     shard = embedding * (FP32_BYTES / regime.compute if upcast else 1) / n
     reduced = max(layer, tail) if trains_base else adapters
     return Shares(
@@ -156,9 +161,10 @@ def _fsdp2(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, e
             start=2 * (embedding + layer) if kept else max(2 * embedding, embedding + 2 * layer),
             forward=2 * layer + kept,
             turn=3 * layer + kept,
-            head=0.0 if kept else 2 * tail + layer,
-            loss=tail + layer,
-            logits=max(0.0, tail - layer) if regime.loss == "full" and not kept else 0.0,  # others gather it themselves
+            head=0.0 if kept else (2 if by_hooks else 1) * tail + layer,
+            loss=tail if alone else tail + layer,
+            logits=(layer if kept else tail) if alone else 0.0,
+            prefetched=layer if alone else 0.0,
             lowest=0.0 if kept else max(0.0, embedding - layer),
             backward=2 * layer + kept + reduced,
             embedding=max(layer + 2 * embedding - shard, 0.0 if kept else (2 + 1 / n) * embedding),

@@ -65,6 +65,7 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
     wider = 1.0 if split.stored is None else split.stored / regime.compute
     if split.stored is not None:  # trained shards and all that follows them
         base *= wider if method.trains_base else 1
+        base += trained.elements * (split.stored - regime.base) if method.trains_layers else 0.0
         adapters, gradients = adapters * wider, gradients * wider
         states *= wider if optimizer.state_bytes is None else 1
     elif split.masters:  # DeepSpeed's partition is one flat fp32 tensor: no matrix to factor, no embedding
