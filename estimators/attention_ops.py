@@ -181,8 +181,7 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
     weights = tape.hold(probabilities) if spec.softmax == "own" else tape.cast(probabilities, q.itemsize)
     tape.drop(probabilities)
     weights = _dropped_out(scope, weights, spec)
-    if spec.form != "usual" or spec.softmax == "own":  # the caller names them to the end of the layer
-        tape.returned.append(tape.hold(weights))
+    (tape.named if spec.form == "usual" else tape.returned).append(tape.hold(weights))
     wc = cast_for_matmul(scope, weights)
     out = tape.op(wc, vc, width=_out_width(spec), itemsize=wc.itemsize, saved=[wc.buffer, vc.buffer])
     tape.drop(wc, weights, vc, kr, vr, *named)

@@ -164,7 +164,9 @@ def run_layer(tape: Tape, x: Tensor, block: Block, regime: Regime, setup: LayerS
     tape.mark()
     if regime.fused_layers and is_fused(block):
         return fused_layer_forward(scope, block, x)
-    return layer_forward(scope, block, x)
+    out = layer_forward(scope, block, x)
+    tape.drop_named()
+    return out
 
 
 def input_width(block: Block) -> int:

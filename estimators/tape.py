@@ -77,7 +77,8 @@ class Tape:
     and is about to fall."""
 
     __slots__ = (
-        "_before_last_save", "_kept", "_lines", "_rising", "constant", "nodes", "per_token", "records", "returned",
+        "_before_last_save", "_kept", "_lines", "_rising", "constant", "named", "nodes", "per_token", "records",
+        "returned",
     )  # fmt: skip
 
     def __init__(self, *, records: bool = True) -> None:
@@ -86,6 +87,7 @@ class Tape:
         self.constant = 0.0
         self.nodes: list[_Node] = []
         self.returned: list[Tensor] = []  # what a layer hands out beside its result
+        self.named: list[Tensor] = []  # what the layer's own function names until it returns
         self._kept: list[Buffer] = []
         self._lines: list[Line] = []
         self._before_last_save = 0
@@ -150,6 +152,11 @@ class Tape:
         """Nobody looks at what the layer returned beside its result."""
         self.drop(*self.returned)
         self.returned.clear()
+
+    def drop_named(self) -> None:
+        """The layer's function returns."""
+        self.drop(*self.named)
+        self.named.clear()
 
     def keep(self, buffer: Buffer) -> None:
         """A function keeps this on its own, not by save_for_backward: it goes with the graph, not with the node."""
