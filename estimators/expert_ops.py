@@ -103,7 +103,7 @@ def _experts(scope: Scope, block: Block, z: Tensor, lin: dict[str, Linear], scor
 
 
 def _adapted_weight(scope: Scope, lin: Linear) -> Tensor | None:
-    """All experts' weights with the update added, in their own dtype, where PEFT adapts them; A and B in it are kept."""
+    """All experts' weights with the update added, in their dtype, where PEFT adapts them; A and B in it are kept."""
     rank = scope.ranks.get(lin.name, 0)
     if not rank:
         return None

@@ -17,6 +17,7 @@ from estimators.layer_ops import FP32
 from estimators.logits import TRL_TOKEN_TILE, HeadProfile, liger_rows, profile_head, unsloth_tile
 from estimators.margins import allocated_interval, reserved_interval
 from estimators.methods import Method, get_method
+from estimators.methods.scalar_head import task_model
 from estimators.offload import offloaded_bytes, shared_weight
 from estimators.overhead import device_interval, workspace_bytes
 from estimators.regime import Regime, has_mask, resolve_regime
@@ -28,7 +29,6 @@ from estimators.tasks import (
     holds_reference,
     passes_without_gradient,
     sequences_per_example,
-    task_model,
 )
 from profiles.errors import UnsupportedError
 from profiles.gpu import GpuSpec, Hardware
@@ -427,7 +427,7 @@ def _autocast_copies(model: ModelSpec, method: Method, regime: Regime, plan: Pla
     if not regime.autocast:
         return 0.0
     total = 0.0
-    for t in method.trained(model, plan):
+    for t in method.trained_for(model, plan):
         itemsize = tensor_itemsize(t, regime)
         if itemsize > regime.compute and (t.columns or not t.in_base):
             total += float(t.elements * t.tensors * regime.compute)

@@ -16,11 +16,11 @@ from estimators.interval import Interval
 from estimators.margins import allocated_interval, reserved_interval
 from estimators.memory import COMES_AND_GOES, MemoryModel, estimate_memory
 from estimators.methods import AdaptedLinear, Method, TrainedTensors, get_method
+from estimators.methods.scalar_head import task_model
 from estimators.overhead import device_interval, workspace_bytes
 from estimators.regime import Regime, resolve_regime
 from estimators.standing import Standing, standing_bytes
 from estimators.step_time import communication_seconds, micro_batch, offload_seconds, optimizer_items, overlapped
-from estimators.tasks import task_model
 from estimators.throughput import (
     as_card,
     batch_shape,
@@ -264,7 +264,7 @@ def _remembering(method: Method) -> Method:
     def find_trained(model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:
         key = plan.lora_rank, plan.target_modules
         if key not in trained:
-            trained[key] = tuple(method.trained(model, plan))
+            trained[key] = tuple(method.trained_for(model, plan))
         return iter(trained[key])
 
     def find_adapted(model: ModelSpec, plan: Plan) -> tuple[AdaptedLinear, ...]:

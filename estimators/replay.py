@@ -192,7 +192,7 @@ class _Run:
         self.tape, self.model = tape, memory.model
         self.take_batch(plan, memory)
         self.blocks: list[Block] = [g.block for g in self.model.layers for _ in range(g.count)]
-        self.trained = list(memory.method.trained(model, plan))
+        self.trained = list(memory.method.trained_for(model, plan))
         self.logits: Tensor | None = None
         self.cached: list[int] = []
 

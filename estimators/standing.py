@@ -129,7 +129,7 @@ def tensor_itemsize(t: TrainedTensors, regime: Regime) -> int:
 
 
 def _sum(method: Method, model: ModelSpec, plan: Plan, optimizer: OptimizerSpec, regime: Regime) -> _Trained:
-    tensors = [(t, tensor_itemsize(t, regime)) for t in method.trained(model, plan)]
+    tensors = [(t, tensor_itemsize(t, regime)) for t in method.trained_for(model, plan)]
     elements = wider = adapters = gradients = states = 0.0
     for t, itemsize in tensors:
         n_bytes = float(t.elements * t.tensors * itemsize)

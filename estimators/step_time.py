@@ -22,8 +22,9 @@ from estimators.flops import (
     layer_runs,
 )
 from estimators.methods import Method
+from estimators.methods.scalar_head import task_model
 from estimators.regime import LossPath, Regime
-from estimators.tasks import passes_without_gradient, task_model
+from estimators.tasks import passes_without_gradient
 from estimators.work import BACKWARD_ELEMENTWISE, FP32, Batch, MicroBatch, stream_bytes
 from profiles.model import Block, Linear, ModelSpec, Norm
 from profiles.plan import Plan
@@ -239,7 +240,7 @@ def optimizer_items(
 ) -> list[WorkItem]:
     """The optimizer's step by bytes a state, and gradient clipping; the cards share it where states are sharded."""
     tensors, gradients, moved = 0.0, 0.0, 0.0
-    for t in method.trained(model, plan):
+    for t in method.trained_for(model, plan):
         size = regime.trained if t.in_base else regime.adapter
         state = optimizer.state_tensors * size if optimizer.state_bytes is None else optimizer.state_bytes
         tensors += t.tensors

@@ -5,12 +5,8 @@ and trainer_utils.py create_ref_model. Unsloth patches TRL's trainers (its sourc
 """
 
 from estimators.methods import get_method
-from profiles.model import ModelSpec
 from profiles.plan import Plan, Task
 
-SCALAR_TASKS = ("classification", "reward")  # a score or a few classes in place of the vocabulary
-# Their heads' names: transformers quantises one whose last parameter is a bias, and no codes can be trained
-SCALAR_HEADS = ("classifier", "pre_classifier", "score")
 PAIRS = 2  # a chosen and a rejected sequence, in one batch
 SEQUENCES: dict[Task, int] = {"dpo": PAIRS, "orpo": PAIRS, "reward": PAIRS}
 # DPO: the reference policy. KTO: the policy and the reference on mismatched pairs (its KL term), the reference.
@@ -46,10 +42,3 @@ def holds_reference(plan: Plan) -> bool:
 def completion_tokens(plan: Plan) -> int:
     """Tokens that GRPO samples for a prompt, at most."""
     return max(1, plan.seq_len // COMPLETION_SHARE)
-
-
-def task_model(plan: Plan, model: ModelSpec) -> ModelSpec:
-    """The model that is loaded: AutoModelForSequenceClassification has no head over the vocabulary (its own, a few
-    rows, is not counted); LLaMA-Factory's reward model keeps it and adds a value head."""
-    scalar = plan.task in SCALAR_TASKS and plan.platform != "llamafactory"
-    return model.replace(head=None, tie_word_embeddings=False) if scalar and model.head is not None else model

@@ -95,7 +95,8 @@ class Attention(Record):
     """Attention shapes. `head_dim` is the width of q and k; `v_head_dim` that of v (they differ under MLA).
 
     `softmax`, of code that writes attention out: in fp32 and narrowed to the queries' dtype, or in the scores' own and
-    then narrowed (GPT-2) or not (BERT). `form`: the family whose class writes attention out in its own way, and returns the weights with the layer's output.
+    then narrowed (GPT-2) or not (BERT). `form`: the family whose class writes attention out in its own way, and returns
+    the weights with the layer's output.
     """
 
     num_heads: PositiveInt

@@ -5,7 +5,8 @@ from typing import Any
 from advisor.emit.defaults import checkpoints, choose_precision, evaluations, learning_rate
 from advisor.emit.peft_config import LORA_OPTIONS, LORA_VARIANTS, PEFT_OPTIONS, peft_config
 from estimators.methods.freeze import trainable_layers
-from estimators.tasks import SCALAR_HEADS, SCALAR_TASKS, completion_tokens
+from estimators.methods.scalar_head import SCALAR_HEADS, SCALAR_TASKS
+from estimators.tasks import completion_tokens
 from profiles.model import ModelSpec
 from profiles.plan import FOUR_BIT, QUANTIZED, Plan
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from estimators.methods import get_method
 from estimators.methods.adalora import initial_rank
 from estimators.methods.base import SAVED_WITH_CLASSIFIER, matches
-from estimators.tasks import SCALAR_TASKS
+from estimators.methods.scalar_head import SCALAR_TASKS
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 

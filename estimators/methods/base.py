@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from estimators.methods.scalar_head import copied_dense, is_scalar, scalar_head, task_model
 from estimators.optimizer_states import state_bytes, step_temporary_bytes
 from profiles.errors import InvalidInputError
 from profiles.model import Linear, ModelSpec, Norm
@@ -116,9 +117,22 @@ class Method:
             sizes=[(t.elements, t.tensors, itemsize, t.columns) for t, itemsize in trained],
         )
 
+    def trained_for(self, model: ModelSpec, plan: Plan) -> Iterator[TrainedTensors]:
+        """`trained`, and the scores that the task puts in the vocabulary's place."""
+        model = task_model(plan, model)
+        yield from self.trained(model, plan)
+        if not is_scalar(plan) or not (self.peft_type or self.trains_base or self.id == "bitfit"):
+            return
+        copied = copied_dense(model) if self.peft_type else None
+        for linear in (scalar_head(model, plan), *((copied,) if copied else ())):
+            sizes = (linear.weight_parameters * (self.id != "bitfit"), linear.bias_parameters)
+            for elements in sizes:
+                if elements:
+                    yield TrainedTensors(elements=elements, tensors=1, in_base=True, is_copy=bool(self.peft_type))
+
     def trainable_parameters(self, model: ModelSpec, plan: Plan) -> int:
         """Elements of all trained tensors."""
-        return sum(t.elements * t.tensors for t in self.trained(model, plan))
+        return sum(t.elements * t.tensors for t in self.trained_for(model, plan))
 
     def refusal(self, model: ModelSpec, plan: Plan) -> str | None:
         """Say why this method cannot be used so, or None. Platform support is not this function's concern."""

@@ -10,9 +10,9 @@ from estimators.methods import get_method
 from estimators.methods.adalora import initial_rank
 from estimators.methods.base import SAVED_WITH_CLASSIFIER, matches
 from estimators.methods.full import Full
+from estimators.methods.scalar_head import SCALAR_TASKS
 from estimators.methods.some_layers import SomeLayers
 from estimators.regime import Regime
-from estimators.tasks import SCALAR_TASKS
 from profiles.errors import InvalidInputError, UnsupportedError
 from profiles.model import ModelSpec
 from profiles.plan import QUANTIZED, Plan

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from estimators.methods import get_method
+from estimators.methods.scalar_head import SCALAR_TASKS
 from estimators.regime import Regime
 from estimators.simulate.adapters import cast_adapters, wrap
 from estimators.simulate.ddp import allocate_buckets
@@ -17,7 +18,7 @@ from estimators.simulate.job import Job
 from estimators.simulate.load import DEVICE, layer_index, load
 from estimators.simulate.tracker import Tracker
 from estimators.simulate.unsloth import patch_unsloth
-from estimators.tasks import SCALAR_TASKS, holds_reference
+from estimators.tasks import holds_reference
 from profiles.errors import InvalidModelError, UnsupportedError
 from profiles.model import ModelSpec
 from profiles.plan import QUANTIZED, Plan

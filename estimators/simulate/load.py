@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from estimators.methods.scalar_head import SCALAR_HEADS
 from estimators.simulate.quantize import mark_quantized, quantizer
 from estimators.simulate.tracker import Tracker
-from estimators.tasks import SCALAR_HEADS
 from profiles.plan import QUANTIZED
 
 DEVICE = "cuda:0"

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from estimators.methods.scalar_head import SCALAR_TASKS
 from estimators.regime import Regime
 from estimators.simulate import preference
 from estimators.simulate.build import DTYPES, Built
@@ -17,7 +18,7 @@ from estimators.simulate.optimizers import make_optimizer
 from estimators.simulate.tracker import Tracker
 from estimators.simulate.unsloth_kernels import shared_weights
 from estimators.simulate.zero import Zero
-from estimators.tasks import SCALAR_TASKS, sequences_per_example
+from estimators.tasks import sequences_per_example
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 

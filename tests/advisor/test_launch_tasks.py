@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from benchmarks.tasks_on_cpu import CELLS, gains, train
-from estimators.tasks import SCALAR_TASKS
+from estimators.methods.scalar_head import SCALAR_TASKS
 from profiles.plan import Task
 
 pytestmark = [pytest.mark.platform, pytest.mark.slow]

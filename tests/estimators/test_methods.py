@@ -24,6 +24,7 @@ SHARED = {
     "linear_adapter",
     "projected",
     "saved_modules",
+    "scalar_head",
     "some_layers",
 }  # files of the folder that hold no method
 SIZES: dict[str, Any] = {
