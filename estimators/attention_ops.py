@@ -14,11 +14,14 @@ FLASH_ROW_BLOCK = 128  # flash backward rounds rows to 128 and head_dim to 32 (6
 def attention_core(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Tensor:
     """softmax(q k^T) v in the regime's kernel. The inputs stay with the caller."""
     tape, regime = scope.tape, scope.regime
-    if regime.kernel == "flash" or (regime.autocast and regime.kernel != "eager"):
+    name = regime.kernel
+    if name == "flash" and not (regime.autocast or regime.own_flash) and q.itemsize == FP32:
+        name = "efficient" if spec.num_heads == spec.num_key_value_heads else "math"  # flash is for half precision
+    if name == "flash" or (regime.autocast and name != "eager"):
         qc, kc, vc = (tape.cast(t, regime.compute) for t in (q, k, v))
     else:
         qc, kc, vc = tape.hold(q), tape.hold(k), tape.hold(v)
-    kernel = {"flash": _flash, "efficient": _efficient, "math": _math, "eager": _eager}[regime.kernel]
+    kernel = {"flash": _flash, "efficient": _efficient, "math": _math, "eager": _eager}[name]
     out = kernel(scope, qc, kc, vc, spec)
     tape.drop(qc, kc, vc)
     return out

@@ -46,7 +46,8 @@ class Regime:
     layer reads, fp32 behind an embedding's LayerNorm under autocast; stream: the hidden states between layers, which
     some adapters widen (layer.py stream_itemsize); mask: one in numbers, which eager attention adds to its scores.
     trained: base parameters that the method itself trains. windowed: the kernel of a layer whose window is shorter than
-    the sequence, which takes a mask. several: a micro-batch has more than one sequence.
+    the sequence, which takes a mask. own_flash: FlashAttention 2 itself, or xformers, which casts what it is given.
+    several: a micro-batch has more than one sequence.
     grouped: experts run in one kernel. `quantized`: 4 or 8 bits, 0 for none. fused_kernels: the
     platform is Unsloth; fused_layers: it runs layers of its own for this model and method; loss_tiled_from: tokens from
     which its loss makes tiles of the vocabulary instead of rows of all of it.
@@ -65,6 +66,7 @@ class Regime:
     trained: int
     kernel: Kernel
     windowed: Kernel
+    own_flash: bool
     masked: bool
     several: bool
     grouped: bool
@@ -136,6 +138,7 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         trained=trained,
         kernel=attention_kernel(plan, model, gpu, in_half=in_half, masked=masked),
         windowed=attention_kernel(plan, model, gpu, in_half=in_half, masked=True),
+        own_flash=plan.attention == "flash_attention_2" or fused_layers,
         masked=masked,
         several=sequences(plan) > 1,
         grouped=(gpu.compute_capability or FLASH_MIN_CAPABILITY) >= GROUPED_MIN_CAPABILITY,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from estimators.methods.base import AdaptedLinear, TrainedTensors, target_linears
 from estimators.methods.linear_adapter import LinearAdapter
 from profiles.model import ModelSpec
-from profiles.plan import FOUR_BIT, Plan
+from profiles.plan import QUANTIZED, Plan
 
 INIT_OVER_TARGET = 1.5  # PEFT's defaults: init_r 12, target_r 8 (tuners/adalora/config.py)
 
@@ -21,13 +21,13 @@ def initial_rank(plan: Plan) -> int:
 
 
 def trains_ranknum(plan: Plan) -> bool:
-    """PEFT 0.21.2 upcasts the rank's counter with the adapters, and as a new parameter it asks for a gradient.
+    """PEFT 0.21.2 moves or upcasts the rank's counter with the adapters, and as a new parameter it asks for a gradient.
 
-    cast_adapter_dtype (tuners_utils.py) puts a Tensor into a ParameterDict; only where the adapters stood in 16 bits,
-    which they take from a base in 16 bits, or from a 4-bit base's compute dtype.
+    `_move_adapter_to_device_of_base_layer` and cast_adapter_dtype (tuners_utils.py) put a Tensor into a ParameterDict:
+    where the base stands on the card already, as a quantised one does, or where the adapters stood in 16 bits.
     """
-    if plan.quantization in FOUR_BIT:
-        return plan.compute_dtype != "fp32"
+    if plan.quantization in QUANTIZED:
+        return True
     return plan.quantization in ("bf16", "fp16") and plan.adapter_dtype in (None, "fp32")
 
 
