@@ -274,7 +274,7 @@ def _remembering(method: Method) -> Method:
         return adapted[key]
 
     found = copy(method)
-    vars(found).update(trained=find_trained, adapted=find_adapted)
+    vars(found).update(trained_for=find_trained, adapted=find_adapted)
     return found
 
 

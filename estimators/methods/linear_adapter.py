@@ -36,10 +36,15 @@ class LinearAdapter(Method):
             return f"{self.title} builds its update in the shape of the weight, which {plan.quantization} packs"
         if not self.takes_conv1d and any(x.linear.kind == "conv1d" for x in self.adapted(model, plan)):
             return f"PEFT has no {self.title} for the Conv1D layers of {model.name}"
-        if any(x.linear.kind == "parameter" for x in self.adapted(model, plan)):
-            # peft/tuners/lora/layer.py ParamWrapper, of tensors that are no module's weight
-            if self.adapter(plan) == "dora":
-                return f"PEFT has no DoRA for the fused experts of {model.name}: name other target_modules"
-            if plan.lora_dropout:
-                return f"PEFT has no dropout before the fused experts of {model.name}: set lora_dropout 0"
-        return super().refusal(model, plan)
+        return self._experts_refusal(model, plan) or super().refusal(model, plan)
+
+    def _experts_refusal(self, model: ModelSpec, plan: Plan) -> str | None:
+        """PEFT's ParamWrapper (tuners/lora/layer.py), of tensors that are no module's weight, takes plain LoRA alone."""
+        fused = any(x.kind == "parameter" for g in model.layers for x in g.block.linears)
+        if not fused or all(x.linear.kind != "parameter" for x in self.adapted(model, plan)):
+            return None
+        if self.adapter(plan) == "dora":
+            return f"PEFT has no DoRA for the fused experts of {model.name}: name other target_modules"
+        if plan.lora_dropout:
+            return f"PEFT has no dropout before the fused experts of {model.name}: set lora_dropout 0"
+        return None

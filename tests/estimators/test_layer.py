@@ -22,16 +22,22 @@ QV = ("q_proj", "v_proj")
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 PLAIN = Regime(
-    compute=2, autocast=False, quantized=0, nested=False, base=2, residual=2, stream=2, adapter=4, trained=2,
-    kernel="flash", windowed="efficient", masked=False, several=False, grouped=True, loss="full", keep_outputs=False,
+    compute=2, autocast=False, quantized=0, nested=False, base=2, residual=2, entry=2, stream=2, mask=2,
+    adapter=4, trained=2, kernel="flash", windowed="efficient", own_flash=False, masked=False, several=False,
+    grouped=True, loss="full", keep_outputs=False,
     outputs_to_fp32=False, checkpointing=False,
     reentrant=False, offload_checkpoints=False, fused_kernels=False, fused_layers=False, loss_tiled_from=0,
     use_cache=False, compute_dtype="bf16",
 )  # fmt: skip
 FOUR_BIT = replace(PLAIN, autocast=True, quantized=4, nested=True)
+WIDE = {"base": 4, "residual": 4, "entry": 4, "stream": 4, "mask": 4}
 VARIANTS: dict[str, tuple[Regime, tuple[str, ...], bool]] = {
     "full bf16": (PLAIN, (), False),
-    "full fp32 master + autocast": (replace(PLAIN, autocast=True, base=4, residual=4, stream=4), (), False),
+    "full fp32 master + autocast": (
+        replace(PLAIN, autocast=True, base=4, residual=4, entry=4, stream=4, mask=4),
+        (),
+        False,
+    ),
     "lora qv fp32": (PLAIN, QV, False),
     "lora all fp32": (PLAIN, ALL, False),
     "lora all fp32 dropout": (PLAIN, ALL, True),
@@ -39,7 +45,7 @@ VARIANTS: dict[str, tuple[Regime, tuple[str, ...], bool]] = {
     "lora all autocast": (replace(PLAIN, autocast=True), ALL, False),
     "lora all autocast dropout": (replace(PLAIN, autocast=True), ALL, True),
     "lora all bf16 adapters": (replace(PLAIN, adapter=2), ALL, False),
-    "qlora all k-bit prepared autocast": (replace(FOUR_BIT, base=4, residual=4, stream=4), ALL, False),
+    "qlora all k-bit prepared autocast": (replace(FOUR_BIT, **WIDE), ALL, False),
     "qlora all autocast": (FOUR_BIT, ALL, False),
     "qlora all bf16 adapters autocast": (replace(FOUR_BIT, adapter=2), ALL, False),
 }
