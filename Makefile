@@ -32,7 +32,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 -m "not slow and not platform and not gpu"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not thorough and not platform and not gpu"
 
 bench: setup
 	$(BIN)/python -m benchmarks.memory

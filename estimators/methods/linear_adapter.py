@@ -39,7 +39,7 @@ class LinearAdapter(Method):
         return self._experts_refusal(model, plan) or super().refusal(model, plan)
 
     def _experts_refusal(self, model: ModelSpec, plan: Plan) -> str | None:
-        """PEFT's ParamWrapper (tuners/lora/layer.py), of tensors that are no module's weight, takes plain LoRA alone."""
+        """PEFT's ParamWrapper (tuners/lora/layer.py) adapts tensors that are no module's weight, by plain LoRA only."""
         fused = any(x.kind == "parameter" for g in model.layers for x in g.block.linears)
         if not fused or all(x.linear.kind != "parameter" for x in self.adapted(model, plan)):
             return None

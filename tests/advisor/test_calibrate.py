@@ -257,6 +257,7 @@ def start_child(tmp_path: Path, rounds: int, version: str, steps=STEPS[:4], **op
     )
 
 
+@pytest.mark.thorough
 def test_kill_9_at_any_moment_leaves_a_whole_store(store, tmp_path) -> None:
     good = other_versions(store, torch="1.0")
     rng = random.Random(7)

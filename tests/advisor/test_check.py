@@ -89,6 +89,7 @@ def answers():
     return {path: check(read_file(path.read_text()), vram_gib=24, offline=True) for path in FILES}
 
 
+@pytest.mark.thorough
 def test_all_our_files_are_answered(answers):
     assert len(answers) == 46
     assert sum(answer.verdict is not None for answer in answers.values()) >= 25
@@ -161,6 +162,7 @@ def test_changes_are_in_the_files_own_words(text, gpu, key):
     assert "GiB" in answer.way_out[0]
 
 
+@pytest.mark.thorough
 def test_changes_add_up_where_no_single_one_is_enough():
     plan = Plan(model="llama-8b", gpu="rtx4090", method="lora", quantization="fp32", micro_batch_size=64, seq_len=4096)
     hardware = resolve_hardware("rtx4090")

@@ -188,6 +188,7 @@ def test_plans_shows_every_cell(ask):
     assert "Invalid fine-tuning method" in " ".join(out.split())
 
 
+@pytest.mark.thorough
 def test_the_largest_model_is_asked_for_whatever_the_profile_names(ask, tmp_path):
     profile = tmp_path / "profile.yaml"
     answers = []

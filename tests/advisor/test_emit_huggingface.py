@@ -183,6 +183,7 @@ hostile = st.one_of(
 
 @given(name=hostile, target=hostile)
 @settings(max_examples=150, deadline=None)
+@pytest.mark.thorough
 def test_values_survive_yaml_and_never_reach_the_code(name: str, target: str) -> None:
     reference = emit(plan(), MODEL, SOURCE)
     odd = emit(plan(lora_alpha=2.5e-5), MODEL, Source(model_ref=name))

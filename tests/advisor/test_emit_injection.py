@@ -90,6 +90,7 @@ def test_all_emitters_are_tried() -> None:
 
 
 @pytest.mark.parametrize("platform", emitting())
+@pytest.mark.thorough
 def test_hostile_values_come_back_and_change_nothing_else(platform: str) -> None:
     names = [f"{PLAIN} {i}" for i in range(3)]
     plains = {cluster: project(platform, cluster, *names) for cluster in (None, *get_args(ClusterId))}

@@ -82,6 +82,7 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.thorough
 def test_every_key_and_value_is_one_that_llamafactory_has() -> None:
     seen = refused = 0
     for method, quantization in CELLS:
@@ -369,6 +370,7 @@ hostile = st.one_of(
 
 @given(name=hostile)
 @settings(max_examples=150, deadline=None)
+@pytest.mark.thorough
 def test_a_hostile_name_stays_a_value(name: str) -> None:
     reference = emit(plan(), MODEL, CHATS)
     odd = emit(plan(), MODEL, CHATS.replace(model_ref=name))

@@ -105,6 +105,7 @@ def site_of(path: str) -> Path:
     return next(Path(path).glob("lib/python3*/site-packages"))
 
 
+@pytest.mark.thorough
 def test_create_find_break_rebuild_remove(world: Path) -> None:
     assert find_environment("hf") is None
     assert find_environments() == ()
@@ -172,6 +173,7 @@ def test_create_find_break_rebuild_remove(world: Path) -> None:
         remove_environment("hf")
 
 
+@pytest.mark.thorough
 def test_cpu_takes_the_cpu_build_and_leaves_out_what_has_none(world: Path) -> None:
     (world / "locks" / "hf.txt").write_text(LOCK + "torchaudio==2.11.0\n")  # no such wheel: it must not be asked for
     built = create_environment("hf", cpu=True, python=REAL_PYTHON)
@@ -195,6 +197,7 @@ def test_an_import_that_fails_leaves_it_half_built(world: Path) -> None:
     assert found.state == "half-built"
 
 
+@pytest.mark.thorough
 def test_a_platform_that_needs_a_gpu_is_not_imported_without_one(world: Path) -> None:
     (world / "locks" / "unsloth.txt").write_text("torch==2.13.0\nunsloth==1.0\n")
     make_wheel(world / "wheels", "unsloth", "1.0", code="raise NotImplementedError('no accelerator')")
@@ -225,6 +228,7 @@ def test_an_unreachable_registry(world: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+@pytest.mark.thorough
 def test_a_full_disk(world: Path) -> None:
     make_wheel(world / "wheels", "trl", "1.0", padding=60_000_000)
     small = world / "home"
@@ -245,6 +249,7 @@ def test_a_full_disk(world: Path) -> None:
     assert found.state == "half-built"
 
 
+@pytest.mark.thorough
 def test_ctrl_c_leaves_a_half_built_one_and_the_next_create_mends_it(world: Path) -> None:
     child = slow_build(world)
     found = find_environment("hf")
@@ -261,6 +266,7 @@ def test_ctrl_c_leaves_a_half_built_one_and_the_next_create_mends_it(world: Path
     assert json.loads(out)["answer"][0]["state"] == "ready"
 
 
+@pytest.mark.thorough
 def test_a_second_create_is_kept_out_even_when_the_first_was_killed(world: Path) -> None:
     first = slow_build(world)
     with pytest.raises(AdviseError) as caught:

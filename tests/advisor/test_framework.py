@@ -135,6 +135,7 @@ def test_s4_speed_first_is_not_prompt_tuning():
     assert "begins with prompt tuning" in found.departure
 
 
+@pytest.mark.thorough
 def test_d1_resources_decide():
     fields = {"model": "llama-8b", "examples": 50_000, "mean_len": 400}
     assert best(**fields, gpu="rtx4090").plan.method == "lora"

@@ -32,6 +32,7 @@ def winner(request):
 
 
 @pytest.mark.parametrize("fields", CASES, ids=lambda f: f"{f['model']}-{f['gpu']}")
+@pytest.mark.thorough
 def test_a_question_is_asked_only_if_it_splits_the_winners(fields):
     request = Request(offline=True, **fields)
     interview = Interview(request)

@@ -103,6 +103,7 @@ def test_largest_batch_of_the_real_estimators_where_accumulation_costs_memory():
     assert max(found) == answer.value
 
 
+@pytest.mark.thorough
 def test_a_limit_that_no_batch_meets_is_answered_soon(stand_ins):
     base = {"model": "tinyllama", "vram_gib": 80, "examples": 10**7, "seq_len": 64, "max_hours": 0.001, "offline": True}
     answer = fit("batch", Request(**base))
@@ -127,6 +128,7 @@ def test_a_limit_holds_for_the_batch(stand_ins):
 
 
 @pytest.mark.parametrize(("gib", "more"), [(6, {"methods": ("qlora",)}), (16, {"quantizations": ("bf16",)})])  # fmt: skip # noqa: E501
+@pytest.mark.thorough
 def test_largest_model_equals_trying_the_catalogue(stand_ins, gib, more):
     base = {"vram_gib": gib, "seq_len": 512, "offline": True, **more}
     answer = fit("model", Request(model=ANY_MODEL, **base))
@@ -145,6 +147,7 @@ def fits_only_as_encoder(model):
     return resolve_model(model, offline=True).kind == "encoder"
 
 
+@pytest.mark.thorough
 def test_cheapest_and_smallest_card_equal_trying_the_catalogue():
     base = {"model": "qwen2.5-7b", "seq_len": 1024, "examples": 2000, "mean_len": 300, "offline": True}
     base |= {"methods": ("lora", "qlora"), "platforms": ("hf",)}
@@ -163,6 +166,7 @@ def test_cheapest_and_smallest_card_equal_trying_the_catalogue():
     assert len(good) > 30
 
 
+@pytest.mark.thorough
 def test_a_card_for_a_model_that_needs_much():
     answer = fit("gpu", Request(model="llama-70b", quantizations=("bf16",), methods=("lora",), offline=True))
     assert load_gpus()[answer.smallest].memory_gib < 192
@@ -176,6 +180,7 @@ def test_a_card_for_a_model_that_needs_much():
 @pytest.mark.parametrize(
     ("model", "methods"), [("llama-8b", ("full",)), ("llama-70b", ("lora",)), ("llama-1b", ("lora",))]
 )
+@pytest.mark.thorough
 def test_fewest_cards_equal_trying_all(model, methods):
     base = {"model": model, "gpu": "rtx4090", "seq_len": 1024, "offline": True, "methods": methods}
     answer = fit("n_gpus", Request(**base))

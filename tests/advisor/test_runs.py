@@ -106,6 +106,7 @@ def test_a_watcher_sees_it_from_its_first_event_and_leaves_it_going(
     assert json.loads(told.splitlines()[-1])["status"] == "stopped"
 
 
+@pytest.mark.thorough
 def test_events_come_through_a_pipe_one_by_one(tmp_path: Path) -> None:
     """Two steps are far from the 8 KiB that a pipe's buffer holds back."""
     folder = make_run(tmp_path / "run", steps=2, pause=3.0)

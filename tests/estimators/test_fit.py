@@ -100,6 +100,7 @@ def test_a_machine_unlike_the_default_is_found_and_longer_deeper_plans_follow() 
     assert calibration.constants[TIME_FACTOR].n == len(PLANS)
 
 
+@pytest.mark.thorough
 def test_the_interval_holds_new_noisy_steps() -> None:
     """Ten machines with 6 % noise each: the margin holds about nine tenths of further steps."""
     inside = total = 0
@@ -124,6 +125,7 @@ def test_one_wild_step_does_not_spoil_the_rest() -> None:
         assert found == pytest.approx(true_seconds(unseen), rel=0.15)
 
 
+@pytest.mark.thorough
 def test_a_second_run_refines_and_repeats_are_bounded() -> None:
     first = calibrate(timed(PLANS[:6]), kernels())
     second = calibrate(timed(PLANS[4:]), previous=first)

@@ -94,6 +94,7 @@ def requests() -> st.SearchStrategy[Request]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data(), facts(), st.sampled_from(CELLS), requests())
+@pytest.mark.thorough
 def test_the_search_is_brute_force(data: st.DataObject, known: Facts, cell: Cell, request: Request) -> None:
     """Every plan of the product through the estimators themselves, one by one: the same plan is first."""
     axes = data.draw(small_axes(cell, known))
@@ -177,6 +178,7 @@ def test_more_memory_never_gives_a_slower_plan_of_a_cell(
 
 @settings(max_examples=12, deadline=None)
 @given(facts(), st.sampled_from(sorted(ORDER)), st.floats(0.02, 3), st.floats(1, 10))
+@pytest.mark.thorough
 def test_looser_limits_never_give_a_worse_answer(known: Facts, goal: str, hours: float, looser: float) -> None:
     """Whatever wins under a limit is still there under a looser one, so the winner there is first of more."""
     platform = ("hf",)
@@ -193,6 +195,7 @@ def test_looser_limits_never_give_a_worse_answer(known: Facts, goal: str, hours:
 
 @settings(max_examples=8, deadline=None)
 @given(facts(), st.sampled_from(sorted(ORDER)), st.randoms(use_true_random=False))
+@pytest.mark.thorough
 def test_deterministic_and_independent_of_the_order_of_cells(known: Facts, goal: str, shuffle: object) -> None:
     request = Request(model="m", goal=goal, methods=("lora", "qlora", "full"))
     first = decide(request, known).model_dump_json()
@@ -213,6 +216,7 @@ def test_deterministic_and_independent_of_the_order_of_cells(known: Facts, goal:
 
 @pytest.mark.parametrize("goal", sorted(ORDER))
 @pytest.mark.parametrize("gib", [0.9, 2.0, 5.0])
+@pytest.mark.thorough
 def test_the_winner_is_the_best_of_all_cells(goal: str, gib: float) -> None:
     """Brute force over the cells too: each evaluated, then ranked; a concession only where nothing sound is left."""
     known = facts_of("tinyllama-1.1b", "rtx4090", gib=gib, n_gpus=2)
@@ -233,6 +237,7 @@ def test_the_winner_is_the_best_of_all_cells(goal: str, gib: float) -> None:
         assert survey(request, known)[0][0] == best
 
 
+@pytest.mark.thorough
 def test_offload_and_smaller_adapters_come_only_where_nothing_sound_fits() -> None:
     """Down from ample memory: nothing conceded, then a smaller adapter or offload, then nothing at all."""
     seen = []
