@@ -396,8 +396,14 @@ def _total(parts: Parts) -> float:
 
 
 def _length_class(regime: Regime, seq_len: int, has_prefix: bool) -> int:
-    """Flash attention's memory is linear but for rounding to rows of 128: one length serves all multiples."""
-    if regime.kernel == "flash" and seq_len % FLASH_ROW_BLOCK == 0 and not has_prefix:
+    """Flash attention's memory is linear but for rounding to rows of 128: one length serves all multiples. Without
+    autocast an fp32 query takes another kernel."""
+    if (
+        regime.kernel == "flash"
+        and (regime.autocast or regime.own_flash)
+        and seq_len % FLASH_ROW_BLOCK == 0
+        and not has_prefix
+    ):
         return FLASH_ROW_BLOCK
     return seq_len
 
