@@ -292,11 +292,14 @@ def rotary(scope: Scope, x: Tensor, share: float = 1.0) -> Tensor:
 
 
 def activation(scope: Scope, x: Tensor, name: str) -> Tensor:
-    """A pointwise activation: one kernel that saves its input, but for the GELUs that are written out in Python."""
+    """A pointwise activation: one kernel that saves its input (relu its output), or a GELU written out in Python."""
     written_out = {"gelu_new": _gelu_new, "gelu_fast": _gelu_fast, "quick_gelu": _quick_gelu, "bloom_gelu": _bloom_gelu}
     if name in written_out:
         return written_out[name](scope, x)
-    return scope.tape.op(x, width=x.width, itemsize=x.itemsize, saved=[x.buffer])
+    out = scope.tape.op(x, width=x.width, itemsize=x.itemsize, saved=() if name == "relu" else [x.buffer])
+    if name == "relu":
+        scope.tape.save_output(out)
+    return out
 
 
 def _scaled(scope: Scope, x: Tensor) -> Tensor:
