@@ -220,3 +220,28 @@ def test_a_hundred_thousand_events_take_less_than_a_second():
             allocator.free(live.pop(random.randrange(len(live))))
     assert time.process_time() - started < 1.0
     assert 0 < allocator.allocated <= allocator.reserved < 1000 * GIB
+
+
+def test_of_equal_blocks_the_youngest_segments_comes_first() -> None:
+    """The driver hands addresses out from above, and the allocator takes the lowest of equal blocks."""
+    allocator = CachingAllocator()
+    for key in (1, 2, 3):
+        allocator.malloc(key, 30 * MIB)
+    youngest = allocator.address_of(3)
+    assert youngest < allocator.address_of(2) < allocator.address_of(1)
+    for key in (1, 2, 3):
+        allocator.free(key)
+    allocator.malloc(4, 30 * MIB)
+    assert allocator.address_of(4) == youngest
+
+
+def test_requested_is_what_was_asked_for() -> None:
+    """Allocated counts the whole block where no rest is worth keeping."""
+    allocator = CachingAllocator()
+    allocator.malloc(1, 12 * MIB)
+    allocator.free(1)
+    allocator.malloc(2, 11 * MIB + 300)
+    assert (allocator.requested, allocator.allocated) == (11 * MIB + 300, 12 * MIB)
+    assert (allocator.peak_requested, allocator.peak_allocated) == (12 * MIB, 12 * MIB)
+    allocator.free(2)
+    assert allocator.requested == allocator.allocated == 0
