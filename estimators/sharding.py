@@ -162,7 +162,7 @@ def _fsdp2(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, e
             forward=2 * layer + kept,
             turn=3 * layer + kept,
             head=0.0 if kept else (2 if by_hooks else 1) * tail + layer,
-            loss=tail if alone else tail + layer,
+            loss=tail if alone else tail + (max(tail, layer) if by_hooks and not kept else layer),
             logits=(layer if kept else tail) if alone else 0.0,
             prefetched=layer if alone else 0.0,
             lowest=0.0 if kept else max(0.0, embedding - layer),

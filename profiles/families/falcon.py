@@ -26,6 +26,7 @@ def describe(f: ConfigReader) -> ModelSpec:
         v_head_dim=head_dim,
         rotary=not alibi,
         alibi=alibi,
+        softmax="own, narrowed",
         form="falcon",
     )
     qkv = attention.q_width + 2 * attention.kv_width
