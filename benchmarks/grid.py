@@ -272,6 +272,7 @@ class Compared:
     allocated: float
     reserved: float | None
     phase: str
+    trained: int  # parameters that the formulas count above those of the real code
 
 
 def compare(rows: dict[str, dict[str, Any]], *, replayed: bool) -> Iterator[Compared]:
@@ -282,9 +283,10 @@ def compare(rows: dict[str, dict[str, Any]], *, replayed: bool) -> Iterator[Comp
         cell = draw(name)
         ask = estimate_memory_replayed if replayed else estimate_memory
         found = ask(cell.plan, cell.spec, cell.hardware)
-        reserved = found.reserved.expected / row["reserved"] - 1 if replayed else None
+        reserved = found.reserved.expected / row["reserved"] - 1 if replayed and "reserved" in row else None
         allocated = found.allocated.expected / row["allocated"] - 1
-        yield Compared(cell, row, allocated, reserved, found.peak_phase)
+        trained = found.trainable_parameters - row["trained"]
+        yield Compared(cell, row, allocated, reserved, found.peak_phase, trained)
 
 
 def line(errors: list[float]) -> tuple[str, ...]:
@@ -309,7 +311,7 @@ def table(title: str, groups: dict[str, list[float]]) -> Table:
 @click.command()
 @click.option("--jobs", "n_processes", default=1, help="Processes at a time.")
 @click.option("--score", is_flag=True, help="Only compare what is kept.")
-@click.option("--replayed", is_flag=True, help="Compare reserved memory too (a tenth of a second a cell).")
+@click.option("--replayed", is_flag=True, help="With the allocator's rounding, and reserved memory where it is kept.")
 @click.option("--by", "axis", help="Group by an axis of the plan, or by model or phase.")
 @click.option("--worst", default=0, help="Print so many of the worst cells.")
 def main(n_processes: int, score: bool, replayed: bool, axis: str | None, worst: int) -> None:
