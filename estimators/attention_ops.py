@@ -174,8 +174,8 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
     tape.drop(scores)
     if named:
         named.append(tape.hold(masked))
-    if spec.form == "usual" and spec.softmax == "fp32":  # one statement: softmax(scores).to(dtype) takes their name
-        named.append(tape.hold(masked))
+    # One statement, softmax(scores).to(dtype), takes their name
+    renamed = [tape.hold(masked)] if spec.form == "usual" and spec.softmax == "fp32" else []
     if spec.sinks:
         probabilities = _with_sinks(scope, masked, spec)
     elif spec.softmax == "fp32" or regime.autocast:  # which widens it
@@ -184,10 +184,7 @@ def _eager(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
         probabilities = _softmax(scope, masked, masked.itemsize)
         tape.drop(masked)
     weights = tape.hold(probabilities) if spec.softmax == "own" else tape.cast(probabilities, q.itemsize)
-    tape.drop(probabilities)
-    if spec.form != "bloom":
-        tape.drop(*named)
-        named.clear()
+    tape.drop(probabilities, *renamed)
     weights = _dropped_out(scope, weights, spec)
     (tape.named if spec.form == "usual" else tape.returned).append(tape.hold(weights))
     wc = cast_for_matmul(scope, weights)

@@ -147,8 +147,8 @@ def _fsdp2(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, e
     kept = tail if model.tie_word_embeddings else 0.0  # gathered for the embedding, and until backward is through
     embedding = float(sum(e.parameters for e in model.embeddings) * regime.compute)
     method = get_method(plan.method)  # TRL's losses read the head's weight themselves, but not behind soft prompts
-    by_hooks = regime.loss == "full" or method.adds_tokens or method.adds_keys
     alone = regime.loss == "full"  # the next layer is gathered when the logits' gradient is there
+    by_hooks = alone or method.adds_tokens or method.adds_keys
     shard = embedding * (FP32_BYTES / regime.compute if upcast else 1) / n
     reduced = max(layer, tail) if trains_base else adapters
     return Shares(

@@ -121,7 +121,7 @@ class Method:
         """`trained`, and the scores that the task puts in the vocabulary's place."""
         model = task_model(plan, model)
         yield from self.trained(model, plan)
-        if not is_scalar(plan) or not (self.peft_type or self.trains_base or self.id == "bitfit"):
+        if not is_scalar(plan) or self.trains_layers:
             return
         copied = copied_dense(model) if self.peft_type else None
         for linear in (scalar_head(model, plan), *((copied,) if copied else ())):
