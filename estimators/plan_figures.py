@@ -165,7 +165,8 @@ class PlanFigures:
 
     def standing(self, body: Body, spread: Spread, plan: Plan, regime: Regime) -> Standing:
         """What lies on one card whatever is computed."""
-        key = body.lora_rank, body.target_modules, spread, _sizes(regime)
+        accumulates = plan.gradient_accumulation_steps > 1
+        key = body.lora_rank, body.target_modules, spread, accumulates, regime.loss, _sizes(regime)
         found = self._standing.get(key)
         if found is None:
             workspace = workspace_bytes(self.hardware.gpu)

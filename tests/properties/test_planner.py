@@ -14,7 +14,7 @@ from advisor.recommendation import Candidate, DataFacts, Facts
 from advisor.request import Request
 from advisor.search import Effort, Search, Trial, every_point, fitting_indices, preference
 from estimators.methods import get_method
-from estimators.plan_figures import PlanFigures, ReferenceFigures
+from estimators.plan_figures import Body, PlanFigures, ReferenceFigures, Spread
 from profiles.catalog import find_gpu, find_model_row
 from profiles.families import describe_model
 from profiles.gpu import Hardware
@@ -139,6 +139,20 @@ def test_fast_figures_are_the_estimators(data: st.DataObject, known: Facts, cell
         assert one.peak(*size) == pytest.approx(other.peak(*size), rel=1e-9)
         assert one.seconds_per_token(*size) == pytest.approx(other.seconds_per_token(*size), rel=1e-9)
         assert one.floor() <= one.peak(*size)
+
+
+def test_what_stands_depends_on_accumulation_and_loss() -> None:
+    """FSDP2 gathers by the loss and keeps whole gradients between micro-batches: asked in turn, none is another's."""
+    known = facts_of("smollm2-135m", "t4", gib=16, n_gpus=2)
+    for cell in (Cell("hf", "lora", "bf16"), Cell("llamafactory", "full", "bf16")):
+        draft = draft_plan(cell, Request(model="m"), known)
+        fast, slow = (kind(draft, known.model, known.hardware) for kind in (PlanFigures, ReferenceFigures))
+        spread = Spread(n_gpus=2, optimizer="adamw_torch_fused", sharding="fsdp2", offload=True)
+        for kernel in (None, "chunked") if cell.platform == "llamafactory" else (None,):
+            body = Body(4, ("all-linear",), 512, False, "none", "sdpa", kernel)
+            for size in ((3, 1), (1, 3), (1, 1)):
+                expected = slow.pair(body, spread).peak(*size)
+                assert fast.pair(body, spread).peak(*size) == pytest.approx(expected, rel=1e-9), (cell, kernel, size)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=12), st.booleans())
