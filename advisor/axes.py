@@ -12,6 +12,7 @@ from advisor.plans import Cell, attention, default_rank
 from advisor.recommendation import Facts
 from advisor.request import Request
 from estimators.methods import get_method
+from estimators.regime import LIGER_FAMILIES
 from profiles.plan import FOUR_BIT, QUANTIZED, Attention, Checkpointing, LossKernel, Sharding
 
 # What may be given up, the mildest first: each is tried only where all before it leave nothing sound.
@@ -24,23 +25,6 @@ ATTENTION_ROLES = frozenset({"q", "k", "v", "o", "qkv", "kv_a", "kv_b", "q_a", "
 KTO_BATCH = 2  # it pairs prompts with other answers of the micro-batch (trl kto_trainer.py refuses 1)
 PACKED_TASKS = ("sft", "pretrain")
 UNSLOTH_OFFLOADS_FROM = 512  # tokens; unsloth 2026.10.7 models/_utils.py apply_unsloth_gradient_checkpointing
-# llamafactory 0.9.5 model/model_utils/liger_kernel.py, of those that liger-kernel 0.8.5 has
-LIGER_FAMILIES = frozenset(
-    (
-        "gemma",
-        "gemma2",
-        "gemma3_text",
-        "glm4",
-        "granite",
-        "llama",
-        "mistral",
-        "mixtral",
-        "olmo2",
-        "phi3",
-        "qwen2",
-        "qwen3",
-    )
-)
 PACKING_PAYS = 0.5  # mean over padded length above which packing has little to gain
 
 

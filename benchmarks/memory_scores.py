@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.model_configs import model_spec
 from benchmarks.peers import peer_figures
 from benchmarks.rows import PEFT_BATCHES, MeasuredRow
-from benchmarks.simulated import fingerprint, job_of, recorded
+from benchmarks.simulated import changes_of, fingerprint, job_of, recorded
 from estimators.answer import MemoryEstimate
 from estimators.interval import Interval
 from estimators.margins import Basis, allocated_case, allocated_interval, replayed_interval, reserved_case
@@ -93,7 +93,7 @@ def _answers(row: MeasuredRow, said: dict[str, dict[str, Any]]) -> Iterator[tupl
         for name, figures in peer_figures(row):
             yield name, {kind: (n_bytes, None, "") for kind, n_bytes in figures.items()}
     job = job_of(row)
-    answer = said.get(fingerprint(job), {}).get("bytes") if job is not None else None
+    answer = said.get(fingerprint(job, changes_of(row)), {}).get("bytes") if job is not None else None
     if job is not None and answer is not None:
         regime = resolve_regime(job.plan, job.model, job.hardware.gpu)
         allocated = allocated_interval(answer["allocated_bytes"], job.plan, regime, "simulated")

@@ -271,17 +271,27 @@ def _peft(raw: Json, plan: Json) -> _Draft:
     return _Draft(plan, speed, stack="peft loop", speed_note=note)
 
 
+FMS_DROPOUT = 0.05  # fms-hf-tuning tuning/config/peft_config.py LoraConfig
+
+
 def _fms(raw: Json, plan: Json) -> _Draft:
     """HF SFTTrainer of 2024, FA2. FOAK kernels are Unsloth's: for speed such a row counts as that platform."""
     config, version = raw["framework_config"], str(raw.get("version"))
     loss = "fused" if "liger" in config else "full"
+    if raw["method"] != "full":
+        plan["lora_dropout"] = FMS_DROPOUT
+    if "peft-bnb" in config:  # the framework's own adapters, and TRL 0.13, which casts embeddings and norms alone
+        plan["adapter_dtype"] = "fp32"
     plan |= {
         "mixed_precision": "no AMP" not in raw["dtype"],
+        "reentrant": True,  # transformers before 5, where gradient_checkpointing_kwargs is not given
+        "fused_ops": ("norm", "rotary") if "foak" in config else (),
         # TRL 0.11 to 0.13 (SFTTrainer) prepares a quantised base unless it is still to be sharded
         "kbit_prepared": config == "baseline-peft-bnb" and plan["n_gpus"] == 1,
         "loss_kernel": loss,
-        # transformers 4.46 to 4.49 (ForCausalLMLoss) copy the shifted fp32 logits: 14 V, as today with kept outputs
-        "keep_outputs": ("transformers 4.48" in version and loss == "full") or None,
+        # transformers 4.46 to 4.49 (ForCausalLMLoss) copy the shifted fp32 logits: 14 V, as today with kept outputs; on
+        # several cards the lowest layer decides
+        "keep_outputs": ("transformers 4.48" in version and loss == "full" and plan["n_gpus"] == 1) or None,
     }
     if "c_attn" in plan.get("target_modules", ()):
         plan["target_modules"] = tuple(t for t in plan["target_modules"] if t != "c_attn")
@@ -337,7 +347,7 @@ def _swift(raw: Json, plan: Json) -> _Draft:
 
 
 def _fsdp_qlora(raw: Json, plan: Json) -> _Draft:
-    plan |= {"target_modules": ("all-linear",), "mixed_precision": False, "adapter_dtype": "bf16"}
+    plan |= {"target_modules": ("all-linear",), "mixed_precision": False, "adapter_dtype": "bf16", "keep_outputs": True}
     if "CPU offload" in raw["parallelism"]:
         plan |= {"offload_parameters": True, "offload_optimizer": True}
     return _Draft(plan, stack="fsdp_qlora")

@@ -1,8 +1,9 @@
 """Measured rows as jobs of the simulated tier, and what it said of them (results/simulated.jsonl).
 
 Two sources say what the batches of their loops were: PEFT's MetaMathQA benchmark (an average batch, then, after the
-cache was emptied, the longest) and fitcheck (full length, twice). Each job is traced in a process forked from one that
-has already imported the libraries; its answer is kept under a fingerprint of the job.
+cache was emptied, the longest) and fitcheck (full length, twice). A third ran libraries whose sources say what they did
+otherwise (fms_stack.py). Each job is traced in a process forked from one that has already imported the libraries; its
+answer is kept under a fingerprint of the job.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fms_stack import Change, make_changes
 from benchmarks.model_configs import model_spec
 from benchmarks.rows import PEFT_BATCHES, MeasuredRow
 from estimators.simulate.job import Job
@@ -51,7 +53,25 @@ def job_of(row: MeasuredRow) -> Job | None:
         plan = row.plan.replace(padding_mask=False)
         expand = "GQA expand" in row.raw["attention"]
         return Job(plan=plan, model=model, hardware=hardware, expand_kv_heads=expand, release_outputs=True, load="to")
+    if row.source == "fms":  # its loss is among the changes
+        repeats = "Mistral" in row.raw["model"] and "transformers 4.45" in row.raw["version"]  # MistralFlashAttention2
+        plan = row.plan.replace(keep_outputs=None)
+        return Job(plan=plan, model=model, hardware=hardware, expand_kv_heads=repeats)
     return Job(plan=row.plan, model=model, hardware=hardware)
+
+
+def changes_of(row: MeasuredRow) -> frozenset[Change]:
+    """What the row's libraries did otherwise than today's."""
+    if row.source != "fms":
+        return frozenset()
+    config, changes = row.raw["framework_config"], set[Change]()
+    if "transformers 4.48" in row.raw["version"]:
+        changes.add("shifted logits")
+    if config == "baseline-peft-bnb":
+        changes.add("embeddings in half")
+    if config.startswith("accelerated-peft-bnb-foak"):
+        changes.add("fused LoRA")
+    return frozenset(changes)
 
 
 def _peft_plan(row: MeasuredRow) -> Plan:
@@ -84,32 +104,38 @@ def _peft_plan(row: MeasuredRow) -> Plan:
     )
 
 
-def fingerprint(job: Job) -> str:
+def fingerprint(job: Job, changes: frozenset[Change] = frozenset()) -> str:
     """A name that changes with anything of the job that can change its answer (not with a card's price)."""
     card = job.hardware.gpu
     said = job.model_dump(mode="json", exclude={"model", "hardware", "plan"}, exclude_defaults=True) | {
         "plan": job.plan.model_dump(mode="json", exclude_defaults=True, exclude={"model", "gpu"}),
         "config": job.model.config,
         "card": [card.compute_capability, card.memory_bytes],
+        **({"changes": sorted(changes)} if changes else {}),
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def attempt(job: Job) -> Simulation | str:
+def attempt(item: tuple[Job, frozenset[Change]]) -> Simulation | str:
     """Simulate in this (forked) process."""
+    job, changes = item
     import warnings
 
     from estimators.simulate.worker import run_job
 
     warnings.filterwarnings("ignore")
+    if changes:
+        make_changes(changes)
     try:
         return run_job(job)
     except AdviseError as error:
         return error.message
 
 
-def simulate_all(jobs: list[Job], n_processes: int) -> Iterator[Simulation | str]:
-    """Run jobs in order, each in a fresh fork of this process."""
+def simulate_all(
+    jobs: list[Job], n_processes: int, changes: list[frozenset[Change]] | None = None
+) -> Iterator[Simulation | str]:
+    """Run jobs in order, each in a fresh fork of this process; `changes` of each, if any."""
     import torch
     import transformers.models.llama.modeling_llama
     import transformers.models.qwen2.modeling_qwen2
@@ -122,7 +148,8 @@ def simulate_all(jobs: list[Job], n_processes: int) -> Iterator[Simulation | str
     del transformers, bitsandbytes, peft, trl
     torch.set_num_threads(1)
     with multiprocessing.get_context("fork").Pool(n_processes, maxtasksperchild=1) as pool:
-        yield from pool.imap(attempt, jobs, chunksize=1)
+        each = changes or [frozenset[Change]()] * len(jobs)
+        yield from pool.imap(attempt, zip(jobs, each, strict=True), chunksize=1)
 
 
 def recorded() -> dict[str, dict[str, Any]]:
@@ -135,9 +162,9 @@ def recorded() -> dict[str, dict[str, Any]]:
 
 def simulate_rows(rows: list[MeasuredRow], n_processes: int) -> Iterator[str]:
     """Simulate each of `rows` and keep what was said, replacing what stands there; yields what it did, as it goes."""
-    jobs = {fingerprint(job): (row, job) for row in rows if (job := job_of(row)) is not None}
+    jobs = {fingerprint(job, changes_of(row)): (row, job) for row in rows if (job := job_of(row)) is not None}
     known = recorded()
-    answers = simulate_all([job for _, job in jobs.values()], n_processes)
+    answers = simulate_all([j for _, j in jobs.values()], n_processes, [changes_of(row) for row, _ in jobs.values()])
     for (name, (row, _)), answer in zip(jobs.items(), answers, strict=True):
         known[name] = record(name, row.id, answer)
         RESULTS.write_text("".join(json.dumps(known[k]) + "\n" for k in sorted(known)), encoding="utf-8")

@@ -35,7 +35,7 @@ def fused_layer_forward(scope: Scope, block: Block, x: Tensor) -> Tensor:
     lin: dict[str, Linear] = {str(y.role): y for y in block.linears}
     norms = {n.place: n for n in block.norms}
     gemma = block.mlp.activation.startswith("gelu")  # Gemma's norms do not reuse the gradient
-    z = fused_norm(scope, x, gemma=gemma)
+    z = ops.fused_norm(scope, x, in_place=not gemma)
     q, k, v = _qkv(scope, z, lin)
     tape.drop(z)
     context = _attention(scope, q, k, v, block.attention, head_norms="q" in norms)
@@ -44,7 +44,7 @@ def fused_layer_forward(scope: Scope, block: Block, x: Tensor) -> Tensor:
     if "post_attention" in norms and "pre_mlp" in norms:  # Gemma 2
         attended = _normed_away(scope, attended, gemma)
     h = ops.residual_add(scope, x, attended)
-    z = fused_norm(scope, h, gemma=gemma)
+    z = ops.fused_norm(scope, h, in_place=not gemma)
     fed = _mlp(scope, z, lin, block.mlp.activation)
     tape.drop(z)
     if "post_mlp" in norms:
@@ -61,16 +61,8 @@ def shared_weight_bytes(block: Block, ranks: dict[str, int], itemsize: int, *, d
     return float(itemsize * max(sizes, default=0))
 
 
-def fused_norm(scope: Scope, x: Tensor, *, gemma: bool) -> Tensor:
-    """Fast_RMS_Layernorm; x stays with the caller."""
-    statistic = scope.tape.alloc(FP32)
-    y = scope.tape.op(x, width=x.width, itemsize=x.itemsize, saved=[x.buffer, statistic], passes=[] if gemma else [x])
-    scope.tape.release(statistic)
-    return y
-
-
 def _normed_away(scope: Scope, x: Tensor, gemma: bool) -> Tensor:
-    y = fused_norm(scope, x, gemma=gemma)
+    y = ops.fused_norm(scope, x, in_place=not gemma)
     scope.tape.drop(x)
     return y
 
@@ -144,7 +136,7 @@ def _qkv(scope: Scope, z: Tensor, lin: dict[str, Linear]) -> tuple[Tensor, Tenso
             width=width,
             itemsize=z.itemsize,
             saved=[z.buffer, *masks],
-            overwrites=z.buffer,
+            over_inputs=True,
             scratch=(_low_rank(scope, linears) + replayed, _halves(scope, linears) + _dequantized(scope, lin[role]))
             if first
             else (_low_rank(scope, linears), _halves(scope, linears)),
@@ -231,7 +223,7 @@ def _mlp(scope: Scope, z: Tensor, lin: dict[str, Linear], activation: str) -> Te
         width=lin["down"].out_features,
         itemsize=itemsize,
         saved=[z.buffer, gate, up, *masks],
-        overwrites=z.buffer,
+        over_inputs=True,
         scratch=(width * itemsize + replayed + _low_rank(scope, linears), _halves(scope, linears) + dense),
         weight_grad=_kept_gradients(scope, linears),
         trains=True,

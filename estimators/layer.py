@@ -241,6 +241,8 @@ def attention(scope: Scope, block: Block, z: Tensor) -> Tensor:
         q = ops.narrow(scope, fused, spec.q_width)
         k = ops.narrow(scope, fused, spec.kv_width)
         v = ops.narrow(scope, fused, spec.num_key_value_heads * spec.v_head_dim)
+        if "rotary" in scope.regime.fused_ops:
+            q, k = ops.contiguous(scope, q), ops.contiguous(scope, k)
         tape.drop(fused)
     else:
         q = linear(scope, z, lin["q"])
@@ -306,14 +308,22 @@ def mlp(scope: Scope, block: Block, z: Tensor) -> Tensor:
 
 def _dense_mlp(scope: Scope, block: Block, z: Tensor, lin: dict[str, Linear]) -> Tensor:
     tape, name = scope.tape, block.mlp.activation
+    one_kernel = "activation" in scope.regime.fused_ops and not block.mlp.experts
     if "gate_up" in lin:
         fused = linear(scope, z, lin["gate_up"])
         half = lin["gate_up"].out_features // 2
         gate, up = ops.narrow(scope, fused, half), ops.narrow(scope, fused, half)
-        tape.drop(fused)
-        acted = ops.activation(scope, gate, name)
-        tape.drop(gate)
-        hidden = ops.multiply(scope, acted, up)
+        if one_kernel:
+            copies = ops.contiguous(scope, gate), ops.contiguous(scope, up)
+            hidden = ops.fused_gate(scope, *copies)
+            tape.drop(fused)
+        else:
+            tape.drop(fused)
+            acted = ops.activation(scope, gate, name)
+            tape.drop(gate)
+            hidden = ops.multiply(scope, acted, up)
+    elif "gate" in lin and one_kernel:
+        hidden = ops.fused_gate(scope, linear(scope, z, lin["gate"]), linear(scope, z, lin["up"]))
     elif "gate" in lin:
         gate = linear(scope, z, lin["gate"])
         acted = ops.activation(scope, gate, name)

@@ -155,6 +155,9 @@ def norm(scope: Scope, x: Tensor, spec: Norm, *, trained: bool) -> Tensor:
     """RMSNorm as transformers writes it in Python, or LayerNorm. `x` stays with the caller."""
     if spec.kind == "layernorm" and not spec.wide:
         return _layer_norm(scope, x, spec, trained)
+    if "norm" in scope.regime.fused_ops and spec.kind == "rmsnorm":
+        kept = scope.regime.base * spec.size if trained and not scope.accumulates else 0.0
+        return fused_norm(scope, x, in_place=scope.regime.norms_in_place, weight_grad=kept, trains=trained)
     x32 = scope.tape.cast(x, FP32)
     scaled = (_centered if spec.kind == "layernorm" else _normalized)(scope, x32, spec)
     if spec.wide:  # weight * x, then .to(x.dtype)
@@ -168,6 +171,23 @@ def norm(scope: Scope, x: Tensor, spec: Norm, *, trained: bool) -> Tensor:
     out = _weighted(scope, y, spec, trained)
     scope.tape.drop(y)
     return out
+
+
+def fused_norm(scope: Scope, x: Tensor, *, in_place: bool, weight_grad: float = 0.0, trains: bool = False) -> Tensor:
+    """One kernel, of Liger or Unsloth: keeps x and a statistic a row; `in_place`: writes its gradient over the incoming
+    one. x stays with the caller."""
+    statistic = scope.tape.alloc(FP32)
+    y = scope.tape.op(
+        x,
+        width=x.width,
+        itemsize=x.itemsize,
+        saved=[x.buffer, statistic],
+        passes=[x] if in_place else [],
+        weight_grad=weight_grad,
+        trains=trains,
+    )
+    scope.tape.release(statistic)
+    return y
 
 
 def _weighted(scope: Scope, x: Tensor, spec: Norm, trained: bool) -> Tensor:
@@ -274,6 +294,8 @@ def rotary(scope: Scope, x: Tensor, share: float = 1.0) -> Tensor:
     """x * cos + rotate_half(x) * sin; cos and sin are shared by all layers and have the residual's dtype. Of a part of
     each head (`share`) the rest is put back behind it."""
     tape = scope.tape
+    if "rotary" in scope.regime.fused_ops:
+        return tape.hold(x)  # one kernel turns it where it lies, and its gradient
     if share < 1:
         part, rest = narrow(scope, x, share * x.width), narrow(scope, x, (1 - share) * x.width)
         turned = rotary(scope, part)
@@ -300,6 +322,21 @@ def activation(scope: Scope, x: Tensor, name: str) -> Tensor:
     if name == "relu":
         scope.tape.save_output(out)
     return out
+
+
+def fused_gate(scope: Scope, gate: Tensor, up: Tensor) -> Tensor:
+    """Liger's act(gate) * up: keeps both, writes both gradients over them. Drops both."""
+    saved = [gate.buffer, up.buffer]
+    out = scope.tape.op(gate, up, width=up.width, itemsize=up.itemsize, saved=saved, over_inputs=True)
+    scope.tape.drop(gate, up)
+    return out
+
+
+def contiguous(scope: Scope, x: Tensor) -> Tensor:
+    """A copy of a slice that a kernel's wrapper makes outside of the graph. Drops x."""
+    y = scope.tape.op(x, width=x.width, itemsize=x.itemsize, passes=[x])
+    scope.tape.drop(x)
+    return y
 
 
 def _scaled(scope: Scope, x: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ gradient during forward, some rows (Unsloth: or tiles) at a time. Preference los
 from dataclasses import dataclass
 
 from estimators import layer_ops as ops
-from estimators.fused_layer import fused_norm
 from estimators.layer import LayerSetup, input_width
 from estimators.layer_ops import FP32, Scope
 from estimators.preference import log_probs, odds_ratio
@@ -105,7 +104,8 @@ def _final_norm(scope: Scope, model: ModelSpec, x: Tensor, setup: LayerSetup) ->
     if final is None or final.size != int(x.width):
         return x
     if scope.regime.fused_layers:
-        hidden = fused_norm(scope, x, gemma=model.layers[0].block.mlp.activation.startswith("gelu"))
+        gemma = model.layers[0].block.mlp.activation.startswith("gelu")
+        hidden = ops.fused_norm(scope, x, in_place=not gemma)
     else:
         hidden = ops.norm(scope, x, final, trained=_trains_norm(setup, final))
     scope.tape.drop(x)

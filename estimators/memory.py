@@ -145,7 +145,7 @@ class MemoryModel:
         held = head.held * tokens + self._held_penalty
         gradients = standing.accumulated if self.setup.accumulates else 0.0
         found = standing.accumulated if self._keeps_gradients else 0.0
-        checkpoint = float(standing.checkpoints * regime.stream * model.hidden_size * tokens)
+        checkpoint = float(regime.stream * model.hidden_size * tokens)
         saved = (
             self._encoder_copies
             + self._below * tokens
@@ -322,6 +322,8 @@ class MemoryModel:
             peak = _at(profile.backward, tokens)
             working = peak if profile.checkpointed else peak - own
             bottom = max(saved - stays, own) if self.regime.offload_checkpoints else min(saved, own)
+            if self.standing.inputs_held:  # and all gradients of them, but the one that is being read
+                bottom = saved + (sum(c for c, p in self._layers if p.checkpointed) - 2) * checkpoint
             whole, layers_left = self.standing.whole, total_left - head_left
             passed = whole.reduced_from
             ends = [(saved, head_left, 0.0), (bottom, total_left - profile.left, whole.lowest)]

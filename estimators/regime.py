@@ -12,7 +12,7 @@ from estimators.methods import get_method
 from estimators.tasks import sequences
 from profiles.gpu import GpuSpec
 from profiles.model import ModelSpec
-from profiles.plan import FOUR_BIT, QUANTIZED, FloatType, LossKernel, Plan, Task
+from profiles.plan import FOUR_BIT, QUANTIZED, FloatType, FusedOp, LossKernel, Plan, Task
 from profiles.scheme import DTYPE_BYTES
 from profiles.units import GIB
 
@@ -31,6 +31,14 @@ UNSLOTH_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "ge
 # unsloth_zoo 2026.10.9 fused_losses/fused_linear.py _flash_min_rows_auto: from how many tokens the loss goes over
 # tiles of the vocabulary; at once on cards of up to 24.5 GiB, never before compute capability 8.0
 UNSLOTH_TILED_ROWS = 4096
+# llamafactory 0.9.5 model/model_utils/liger_kernel.py, of those that liger-kernel 0.8.5 has; not Granite, for which
+# transformers/monkey_patch.py has no fused loss. It leaves Glm4's rotary and Mixtral's router as they are.
+LIGER_FAMILIES = frozenset(
+    {"gemma", "gemma2", "gemma3_text", "glm4", "llama", "mistral", "mixtral", "olmo2", "phi3", "qwen2", "qwen3"}
+)
+LIGER_OPS: frozenset[FusedOp] = frozenset({"norm", "rotary", "activation"})
+# transformers/rms_norm.py in_place=False: a norm's gradient is a new tensor where the residual still needs the old one
+LIGER_NORMS_APART = frozenset({"gemma2", "gemma3_text", "glm4", "olmo2"})
 LLAMAFACTORY_LOSSES: dict[Task, LossPath] = {
     "dpo": "log-probs-dpo", "orpo": "log-probs", "kto": "log-probs-kto", "reward": "value",
 }  # fmt: skip
@@ -49,8 +57,9 @@ class Regime:
     the sequence, which takes a mask. own_flash: FlashAttention 2 itself, or xformers, which casts what it is given.
     several: a micro-batch has more than one sequence.
     grouped: experts run in one kernel. `quantized`: 4 or 8 bits, 0 for none. fused_kernels: the
-    platform is Unsloth; fused_layers: it runs layers of its own for this model and method; loss_tiled_from: tokens from
-    which its loss makes tiles of the vocabulary instead of rows of all of it.
+    platform is Unsloth; fused_layers: it runs layers of its own for this model and method; fused_ops: what the other
+    layers run in kernels of Liger or the like; norms_in_place: such a norm writes its gradient over the incoming one;
+    loss_tiled_from: tokens from which Unsloth's loss makes tiles of the vocabulary instead of rows of all of it.
     """
 
     compute: int
@@ -78,6 +87,8 @@ class Regime:
     offload_checkpoints: bool
     fused_kernels: bool
     fused_layers: bool
+    fused_ops: frozenset[FusedOp]
+    norms_in_place: bool
     loss_tiled_from: int
     use_cache: bool
     compute_dtype: FloatType
@@ -146,14 +157,32 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         keep_outputs=bool(plan.keep_outputs),
         outputs_to_fp32=autocast and plan.platform == "llamafactory",
         checkpointing=plan.gradient_checkpointing != "none",
-        reentrant=plan.platform == "unsloth" or (plan.platform == "llamafactory" and plan.sharding != "fsdp2"),
+        reentrant=_is_reentrant(plan),
         offload_checkpoints=plan.gradient_checkpointing == "unsloth",
         fused_kernels=plan.platform == "unsloth",
         fused_layers=fused_layers,
+        fused_ops=_fused_ops(plan, model),
+        norms_in_place=model.model_type not in LIGER_NORMS_APART,
         loss_tiled_from=_loss_tiled_from(gpu),
         use_cache=plan.use_cache and plan.gradient_checkpointing == "none",
         compute_dtype=compute_dtype,
     )
+
+
+def _is_reentrant(plan: Plan) -> bool:
+    if plan.reentrant is not None:
+        return plan.reentrant
+    return plan.platform == "unsloth" or (plan.platform == "llamafactory" and plan.sharding != "fsdp2")
+
+
+def _fused_ops(plan: Plan, model: ModelSpec) -> frozenset[FusedOp]:
+    """LLaMA-Factory's enable_liger_kernel, which is what its chunked loss means, replaces layers' operations too."""
+    if plan.fused_ops is not None:
+        return frozenset(plan.fused_ops)
+    liger = plan.platform == "llamafactory" and plan.loss_kernel == "chunked" and model.model_type in LIGER_FAMILIES
+    if not liger:
+        return frozenset()
+    return LIGER_OPS - ({"rotary"} if model.model_type == "glm4" else set())
 
 
 def runs_unsloth_layers(plan: Plan, model: ModelSpec) -> bool:
@@ -186,8 +215,8 @@ def _adapter_bytes(plan: Plan, compute: int) -> int:
 
 
 def _loss_kernel(plan: Plan, model: ModelSpec) -> LossPath:
-    """TRL: fused LM head, no full logits (but ORPO's); LLaMA-Factory: the model's own loss, or log probabilities of all
-    logits; Unsloth: chunked cross-entropy.
+    """TRL: fused LM head, no full logits (but ORPO's); LLaMA-Factory: the model's own loss, with Liger in chunks where
+    Liger knows the model, or log probabilities of all logits; Unsloth: chunked cross-entropy.
 
     What is no causal language model has only its own loss.
     """
@@ -199,10 +228,10 @@ def _loss_kernel(plan: Plan, model: ModelSpec) -> LossPath:
         return "full"
     if plan.task == "orpo":
         return "odds-ratio"
+    if plan.platform == "llamafactory" and (plan.loss_kernel is None or model.model_type not in LIGER_FAMILIES):
+        return "full"
     if plan.loss_kernel is not None:
         return plan.loss_kernel
-    if plan.platform == "llamafactory":
-        return "full"
     return "chunked" if plan.platform == "unsloth" and plan.task in ("sft", "pretrain") else "fused"
 
 

@@ -79,8 +79,8 @@ class Shares:
     masters: fp32 master copy, bytes per trained parameter on this card. stored: bytes an element of a trained parameter
     and its gradient on the card, None where it is what it is computed in. unsharded: bytes that are on each card
     whatever `weights` is. accumulated: gradients that wait for the last micro-batch. loaded: 1 if the whole base stands
-    on the card until all shards are cut from it. checkpoints: residual-sized tensors that a layer keeps under gradient
-    checkpointing.
+    on the card until all shards are cut from it. inputs_held: inputs of checkpointed layers, and their gradients, stay
+    to the end of backward.
     """
 
     weights: int = 1
@@ -91,7 +91,7 @@ class Shares:
     unsharded: float = 0.0
     accumulated: float | None = None
     loaded: int = 0
-    checkpoints: int = 1
+    inputs_held: bool = False
     whole: Whole = Whole()
 
 
@@ -117,20 +117,34 @@ def _always(n_bytes: float) -> Whole:
 
 
 def _fsdp1(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool) -> Shares:
-    """The older FSDP, for published runs: one root unit, gathered from forward to the end of backward, and a layer
-    while the next is prefetched. A checkpointed unit keeps its output beside its input, as the slopes of the fms rows
-    over the batch show."""
+    """The older FSDP, for published runs: one root unit, gathered from forward to the end of backward, whose gradients
+    wait there until then, and a layer at a time, in forward beside the next one.
+
+    Where a layer trains nothing of its own unit, a hook on its inputs' gradients reshards it (torch 2.4
+    distributed/fsdp/_runtime_utils.py _register_post_backward_reshard_only_hook); its handle holds them until backward
+    is over. Under reentrant checkpoints these are copies that only the run again has, and their gradients.
+    """
     n = plan.n_gpus
     layer = max(_layer_bytes(g.block, regime) for g in model.layers)
-    root = sum(e.parameters for e in model.embeddings)
-    if model.head is not None and not model.tie_word_embeddings:
-        root += model.head.weight_parameters
-    whole = 2 * layer + root * regime.compute
-    if trains_base:
-        whole += layer + root * regime.compute  # gradients before they are reduced
-    upcast = regime.autocast and trains_base
-    stored = FP32_BYTES if upcast else None
-    return Shares(n, n, n, stored=stored, checkpoints=2, whole=_always(whole))
+    embedding = float(sum(e.parameters for e in model.embeddings) * regime.compute)
+    tail = _head_bytes(model, regime)
+    root = embedding if model.tie_word_embeddings else embedding + tail
+    return Shares(
+        n,
+        n,
+        n,
+        stored=FP32_BYTES if regime.autocast and trains_base else None,
+        unsharded=_scale_bytes(model, regime),
+        inputs_held=regime.checkpointing and regime.reentrant and not trains_base,
+        whole=Whole(
+            start=root + layer,
+            forward=root + 2 * layer,
+            loss=root,
+            backward=root + layer + (tail if trains_base else 0.0),
+            embedding=root + (root if trains_base else 0.0),
+            end=root + (root if trains_base else 0.0),
+        ),
+    )
 
 
 def _fsdp2(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, elements: float) -> Shares:

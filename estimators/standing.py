@@ -31,7 +31,7 @@ class Standing:
     largest_load: float
     workspace: float
     gradient_share: float
-    checkpoints: int
+    inputs_held: bool
     whole: Whole
 
 
@@ -95,7 +95,7 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
         largest_load=largest_load,
         workspace=workspace,
         gradient_share=own_gradients / trained.gradients if trained.gradients else 1.0,
-        checkpoints=split.checkpoints,
+        inputs_held=split.inputs_held,
         whole=split.whole,
     )
 

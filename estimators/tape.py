@@ -51,7 +51,7 @@ class Tensor:
 
 
 class _Node:
-    __slots__ = ("inputs", "output", "overwrites", "passes", "saved", "scratch", "weight_grad")
+    __slots__ = ("inputs", "output", "over_inputs", "passes", "saved", "scratch", "weight_grad")
 
     def __init__(
         self,
@@ -61,10 +61,10 @@ class _Node:
         passes: Sequence[Tensor],
         scratch: Line,
         weight_grad: float,
-        overwrites: Buffer | None,
+        over_inputs: bool,
     ) -> None:
         self.output = output
-        self.overwrites = overwrites
+        self.over_inputs = over_inputs
         self.inputs = inputs
         self.saved = saved
         self.passes = passes
@@ -189,13 +189,13 @@ class Tape:
         scratch: Line = NO_BYTES,
         weight_grad: float = 0.0,
         trains: bool = False,
-        overwrites: Buffer | None = None,
+        over_inputs: bool = False,
     ) -> Tensor:
         """An operation with a new output. Saves `saved` (fresh buffers are owned by the caller until it drops them).
 
         Inputs in `passes` get the output's gradient itself (an addition); the others a buffer of their own size.
         `scratch` is what the derivative takes beside its results, `weight_grad` what it leaves behind for good;
-        `overwrites` is a saved buffer that the input's gradient is written over.
+        `over_inputs`: each input's gradient is written over the input, which is saved.
         """
         needs_grad = trains
         for t in inputs:
@@ -210,7 +210,7 @@ class Tape:
         if records:
             for buffer in saved:
                 buffer.refs += 1
-            self.nodes.append(_Node(out, inputs, saved, passes, scratch, weight_grad, overwrites))
+            self.nodes.append(_Node(out, inputs, saved, passes, scratch, weight_grad, over_inputs))
         return out
 
     def save_output(self, out: Tensor) -> None:
@@ -251,14 +251,12 @@ class Tape:
                     self._accumulate(t, t.grad, buffer)
 
     def _run(self, node: _Node, grad: Buffer) -> list[tuple[Tensor, Buffer]]:
-        passes, over = node.passes, node.overwrites
+        passes, over = node.passes, node.over_inputs
         made = [
-            (t, over or self.alloc(t.width * t.itemsize, t.fixed * t.itemsize))
+            (t, self.hold(t).buffer if over else self.alloc(t.width * t.itemsize, t.fixed * t.itemsize))
             for t in node.inputs
             if t.requires_grad and t not in passes
         ]
-        if over is not None:
-            over.refs += len(made)
         if node.weight_grad:
             self.keep_gradient(node.weight_grad)
         if node.scratch is not NO_BYTES:

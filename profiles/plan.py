@@ -18,6 +18,7 @@ Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 Checkpointing = Literal["none", "full", "unsloth"]
 Sharding = Literal["none", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
 LossKernel = Literal["full", "fused", "chunked"]
+FusedOp = Literal["norm", "rotary", "activation"]
 Task = Literal["sft", "pretrain", "classification", "dpo", "orpo", "kto", "reward", "grpo"]
 FOUR_BIT: frozenset[str] = frozenset({"nf4", "nf4-dq", "fp4"})
 QUANTIZED: frozenset[str] = FOUR_BIT | {"int8"}
@@ -58,8 +59,10 @@ class Plan(Record):
     packing: bool = False
     padding_mask: bool | None = None  # batches carry a mask (unequal lengths): flash kernels of SDPA are off
     gradient_checkpointing: Checkpointing = "full"
+    reentrant: bool | None = None  # use_reentrant of the checkpoints
     attention: Attention = "auto"
     loss_kernel: LossKernel | None = None
+    fused_ops: tuple[FusedOp, ...] | None = None  # what a layer runs in kernels of Liger or the like
     optimizer: str = "adamw_torch_fused"
     max_grad_norm: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     zero_grad_set_to_none: bool = True

@@ -125,6 +125,8 @@ def _fixed_refusal(plan: Plan) -> str | None:
         return "gradient_checkpointing 'unsloth' exists in Unsloth only"
     if plan.loss_kernel not in (None, "fused"):
         return f"TRL 1.16 always computes the loss from a fused LM head, never from {plan.loss_kernel} logits"
+    if plan.fused_ops:
+        return "no script here turns Liger's kernels on for TRL: leave fused_ops out"
     if plan.keep_outputs:
         return "TRL's trainer does not keep the model's outputs"
     return optimizer_refusal(plan)

@@ -121,6 +121,7 @@ def training(plan: Plan, model: ModelSpec) -> dict[str, Any]:
         "per_device_eval_batch_size": evaluation_batch(plan),
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "activation_checkpointing": plan.gradient_checkpointing == "full",
+        **({} if plan.reentrant is None else {"activation_checkpointing_kwargs": {"use_reentrant": plan.reentrant}}),
         "learning_rate": learning_rate(plan, model),
         "lr_scheduler_type": plan.lr_scheduler,
         "warmup_steps": plan.warmup_ratio,

@@ -5,7 +5,6 @@ from typing import Any
 
 import yaml
 
-from advisor.axes import LIGER_FAMILIES
 from advisor.emit import llamafactory_config as config
 from advisor.emit.accelerate import accelerate_config, sharding_refusal
 from advisor.emit.base import Emitter, Forecast, Source, template
@@ -15,6 +14,7 @@ from advisor.emit.script import task_refusal
 from advisor.emit.yaml_text import dump_commented
 from advisor.plans import storage_refusal
 from estimators.methods import get_method
+from estimators.regime import LIGER_FAMILIES
 from profiles.model import ModelSpec
 from profiles.plan import QUANTIZED, Plan
 from profiles.platform import load_platforms
@@ -203,6 +203,8 @@ def _fixed_refusal(plan: Plan, model: ModelSpec) -> str | None:
         return "Liger's kernels need a GPU"
     if plan.loss_kernel == "chunked" and model.model_type not in LIGER_FAMILIES:
         return f"LLaMA-Factory has no Liger kernels for {model.model_type}, only {', '.join(sorted(LIGER_FAMILIES))}"
+    if plan.fused_ops is not None:
+        return "LLaMA-Factory turns all of Liger's kernels on, with loss_kernel chunked: leave fused_ops out"
     if plan.gradient_checkpointing == "unsloth" and config.on_cpu(plan):
         return "checkpoints that wait in main memory come back to a GPU, which this plan has not"
     if plan.keep_outputs:

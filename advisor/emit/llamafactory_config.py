@@ -83,6 +83,8 @@ def model_arguments(plan: Plan, source: Source) -> Arguments:
     if plan.loss_kernel == "chunked":
         found["enable_liger_kernel"] = True
     found["disable_gradient_checkpointing"] = plan.gradient_checkpointing == "none"
+    if plan.reentrant is not None:
+        found["use_reentrant_gc"] = plan.reentrant
     if plan.gradient_checkpointing == "unsloth":
         found["use_unsloth_gc"] = True
     return found

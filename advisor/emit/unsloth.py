@@ -117,6 +117,10 @@ def _fixed_refusal(plan: Plan) -> str | None:
         return f"Unsloth chooses its attention code by itself, {plan.attention} cannot be asked for"
     if plan.gradient_checkpointing == "unsloth" and plan.seq_len < UNSLOTH_OFFLOADS_FROM:
         return f"Unsloth offloads checkpoints from {UNSLOTH_OFFLOADS_FROM} tokens on; below, it is checkpointing 'full'"
+    if plan.reentrant is False:
+        return "Unsloth's checkpoints are always reentrant"
+    if plan.fused_ops is not None:
+        return "Unsloth has kernels of its own: leave fused_ops out"
     if plan.loss_kernel not in (None, "chunked"):
         return f"Unsloth computes the loss in chunks of its own, never from {plan.loss_kernel} logits"
     if plan.use_cache:

@@ -15,6 +15,7 @@ from estimators.simulate.adapters import cast_adapters, wrap
 from estimators.simulate.ddp import allocate_buckets
 from estimators.simulate.fsdp import join_group, shard_fsdp2
 from estimators.simulate.job import Job
+from estimators.simulate.liger import patch_layers
 from estimators.simulate.load import DEVICE, layer_index, load
 from estimators.simulate.tracker import Tracker
 from estimators.simulate.unsloth import patch_unsloth
@@ -87,6 +88,8 @@ def build(job: Job, regime: Regime, tracker: Tracker, *, num_layers: int) -> Bui
         raise UnsupportedError(f"{plan.method} trains no parameter of {spec.name}")
     if regime.fused_kernels:
         patch_unsloth(model, plan, spec, regime)
+    if regime.fused_ops:
+        patch_layers(model, regime)
     _mark_layers(model, layers, tracker)
     buffers = allocate_buckets(model, layers, tracker) if plan.sharding == "ddp" else []
     reference = _reference(plan, spec, regime, tracker, num_layers) if holds_reference(plan) else None

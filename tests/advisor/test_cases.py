@@ -201,7 +201,7 @@ CASES = [
         {"model": "llama2-13b", "gpu": "8x a100-80g", "goal": "best"},
         FULL,
         "most capacity where it fits: 120 GB and more of 640",
-        {"sharding": "fsdp2"},
+        {"sharding": "zero3"},
     ),
     Case(
         "research lab, the best quality, 70B on 8 x H100",

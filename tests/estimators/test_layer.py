@@ -26,7 +26,8 @@ PLAIN = Regime(
     adapter=4, trained=2, kernel="flash", windowed="efficient", own_flash=False, masked=False, several=False,
     grouped=True, loss="full", keep_outputs=False,
     outputs_to_fp32=False, checkpointing=False,
-    reentrant=False, offload_checkpoints=False, fused_kernels=False, fused_layers=False, loss_tiled_from=0,
+    reentrant=False, offload_checkpoints=False, fused_kernels=False, fused_layers=False, fused_ops=frozenset(),
+    norms_in_place=True, loss_tiled_from=0,
     use_cache=False, compute_dtype="bf16",
 )  # fmt: skip
 FOUR_BIT = replace(PLAIN, autocast=True, quantized=4, nested=True)

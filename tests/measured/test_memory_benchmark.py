@@ -4,11 +4,11 @@ from statistics import mean
 
 import pytest
 
-from benchmarks.margins import fit_margins
+from benchmarks.margins import RESOLUTION, fit_margins
 from benchmarks.memory_scores import Score, estimate_row
 from benchmarks.peers import peer_figures
 from benchmarks.rows import MeasuredRow, load_rows
-from benchmarks.simulated import fingerprint, job_of, recorded
+from benchmarks.simulated import changes_of, fingerprint, job_of, recorded
 from profiles.errors import AdviseError
 
 
@@ -52,7 +52,7 @@ def test_a_fingerprint_follows_what_can_change_the_answer(rows: list[MeasuredRow
 
 
 def test_the_recorded_answers_are_of_today_s_jobs(rows: list[MeasuredRow]) -> None:
-    jobs = {fingerprint(job) for r in rows if r.quality == "A" and (job := job_of(r)) is not None}
+    jobs = {fingerprint(job, changes_of(r)) for r in rows if r.quality == "A" and (job := job_of(r)) is not None}
     said = recorded()
     assert set(said) <= jobs
     assert sum("bytes" in line for line in said.values()) >= 90
@@ -67,7 +67,7 @@ def test_margins_hold_nine_tenths_and_reach_zero(rows: list[MeasuredRow]) -> Non
     fit = fit_margins([score(row, i / 1000) for i in range(-10, 90)])["reserved/analytic-fused"]
     assert (fit.low, fit.high, fit.n, fit.sources) == pytest.approx((-0.005, 0.084, 100, 1))
     above = fit_margins([score(row, 0.01 + i / 1000) for i in range(20)])["reserved/analytic-fused"]
-    assert above.low == 0.0
+    assert above.low == -RESOLUTION
     assert fit_margins([score(row, 0.0)] * 9) == {}
 
 

@@ -1,0 +1,107 @@
+"""Kernels of Liger in transformers' own layers, on fake tensors: what each allocates, keeps and overwrites.
+
+Modelled from liger-kernel 0.8.5 (ops/rms_norm.py, ops/rope.py, ops/swiglu.py, ops/geglu.py, transformers/swiglu.py),
+not traced: the kernels are Triton's, which allocate nothing themselves. All make contiguous what they are given.
+"""
+
+import sys
+from functools import partial
+from typing import Any
+
+import torch
+
+from estimators.regime import Regime
+
+
+class RmsNorm(torch.autograd.Function):  # type: ignore[misc]
+    """Keeps the input and one statistic a row; may write its gradient over the incoming one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, in_place: bool) -> torch.Tensor:
+        """Normed input, in a new tensor of its dtype."""
+        x = x.contiguous()
+        rows = x.view(-1, x.shape[-1])
+        out = torch.empty_like(rows)
+        statistic = torch.empty(rows.shape[0], dtype=torch.float32, device=x.device)
+        ctx.in_place = in_place
+        ctx.save_for_backward(rows, weight, statistic)
+        return out.view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of the input and, where it is trained, of the weight."""
+        grad = grads[0].contiguous()
+        _, weight, _ = ctx.saved_tensors
+        out = grad if ctx.in_place else torch.zeros_like(grad)
+        return out, torch.empty_like(weight) if ctx.needs_input_grad[1] else None, None
+
+
+class Rope(torch.autograd.Function):  # type: ignore[misc]
+    """Turns queries and keys where they lie, and their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """q and k of (batch, heads, length, head_dim), views of the projections."""
+        return _as_it_lies(q), _as_it_lies(k)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The same tensors."""
+        return tuple(map(_as_it_lies, grads))
+
+
+def _as_it_lies(x: torch.Tensor) -> torch.Tensor:
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+class Gate(torch.autograd.Function):  # type: ignore[misc]
+    """act(gate) * up: keeps both; backward writes both gradients over them."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """The product, in a new tensor."""
+        gate, up = gate.contiguous(), up.contiguous()
+        ctx.save_for_backward(gate, up)
+        return torch.empty_like(gate)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Both gradients."""
+        _ = grads[0].contiguous()
+        gate, up = ctx.saved_tensors
+        return gate, up
+
+
+def patch_layers(model: Any, regime: Regime) -> None:
+    """Give a built model's layers the kernels that `regime` names."""
+    for module in model.modules():
+        kind = type(module).__name__
+        if "norm" in regime.fused_ops and kind.endswith("RMSNorm"):
+            module.forward = partial(_norm, module, in_place=regime.norms_in_place)
+        if "activation" in regime.fused_ops and hasattr(module, "down_proj"):
+            if hasattr(module, "gate_proj"):
+                module.forward = partial(_gated, module)
+            elif isinstance(getattr(module, "gate_up_proj", None), torch.nn.Module):
+                module.forward = partial(_chunked, module)
+        modeling = sys.modules[type(module).__module__]
+        if "rotary" in regime.fused_ops and kind.endswith("Attention") and hasattr(modeling, "apply_rotary_pos_emb"):
+            modeling.apply_rotary_pos_emb = _rotated  # type: ignore[attr-defined]
+
+
+def _norm(module: Any, x: torch.Tensor, *, in_place: bool) -> torch.Tensor:
+    out: torch.Tensor = RmsNorm.apply(x, module.weight, in_place)
+    return out
+
+
+def _rotated(q: torch.Tensor, k: torch.Tensor, *_: Any, **__: Any) -> Any:
+    return Rope.apply(q, k)
+
+
+def _gated(module: Any, x: torch.Tensor) -> Any:
+    return module.down_proj(Gate.apply(module.gate_proj(x), module.up_proj(x)))
+
+
+def _chunked(module: Any, x: torch.Tensor) -> Any:
+    both = module.gate_up_proj(x)
+    gate, both = both.chunk(2, dim=-1)
+    return module.down_proj(Gate.apply(gate, both))
