@@ -314,9 +314,8 @@ def _dense_mlp(scope: Scope, block: Block, z: Tensor, lin: dict[str, Linear]) ->
         half = lin["gate_up"].out_features // 2
         gate, up = ops.narrow(scope, fused, half), ops.narrow(scope, fused, half)
         if one_kernel:
-            copies = ops.contiguous(scope, gate), ops.contiguous(scope, up)
-            hidden = ops.fused_gate(scope, *copies)
-            tape.drop(fused)
+            hidden = ops.fused_gate(scope, ops.contiguous(scope, gate), ops.contiguous(scope, up))
+            tape.named.append(fused)  # its slices keep their names until the function returns
         else:
             tape.drop(fused)
             acted = ops.activation(scope, gate, name)

@@ -13,6 +13,7 @@ import pytest
 from estimators.layer import LayerSetup, profile_layer
 from estimators.regime import Regime
 from profiles.model import Attention, Block, Linear, Mlp, Norm
+from profiles.plan import FusedOp
 
 GOLDEN = list(csv.DictReader((Path(__file__).parents[1] / "golden" / "block_coefficients.csv").open()))
 HEAD_DIM = 128
@@ -97,6 +98,32 @@ def test_bytes_per_token_and_layer(row: dict[str, str]) -> None:
 def test_all_variants_are_covered_twice() -> None:
     assert len(GOLDEN) == 24
     assert {row["variant"] for row in GOLDEN} == set(VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("ops", "checkpointing", "h", "f"),
+    [
+        # RMSNorm in Python keeps an fp32 copy of its input (4 h), a kernel the input; the first one is the layer's own
+        ((), False, 16, 6),
+        (("norm",), False, 12, 6),
+        (("rotary",), False, 16, 6),
+        # act(gate), gate, up kept; then gate and up alone, which become their own gradients
+        (("activation",), False, 16, 4),
+        ((), True, 18, 12),
+        (("norm", "rotary", "activation"), True, 14, 6),
+    ],
+)
+def test_bytes_of_liger_s_kernels(ops: tuple[FusedOp, ...], checkpointing: bool, h: float, f: float) -> None:
+    regime = replace(PLAIN, fused_ops=frozenset(ops), checkpointing=checkpointing)
+    setup = LayerSetup(ranks=tuple((name, BASE["r"]) for name in QV))
+
+    def size(**widths: int) -> float:
+        profile = profile_layer(llama_block(**{k: (BASE | widths)[k] for k in "hqkf"}), regime, setup, 2048)
+        return profile.backward[0][0] if checkpointing else profile.saved[0]
+
+    for width, expected in (("h", h), ("f", f)):
+        slope = (size(**{width: CHANGED[width]}) - size()) / (CHANGED[width] - BASE[width])
+        assert slope == pytest.approx(expected, abs=1e-9), width
 
 
 def test_reentrant_checkpointing_holds_the_output() -> None:

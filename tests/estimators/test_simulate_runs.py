@@ -96,8 +96,15 @@ GPT_NEO = {
     "attention_types": [[["global", "local"], 2]], "window_size": 64, "max_position_embeddings": 1024,
 }  # fmt: skip
 MIXTRAL = TINY | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
-# What torch, PEFT or FakeTensorMode make harder than a Llama in bf16
+PHI = TINY | {"model_type": "phi3", "pad_token_id": 0}
+LIGER = {"platform": "llamafactory", "loss_kernel": "chunked", "micro_batch_size": 8}
+# What torch, PEFT or FakeTensorMode make harder than a Llama in bf16, or what other code runs in its layers
 HARD = {
+    "liger": LIGER,
+    "liger, nothing checkpointed": LIGER | {"gradient_checkpointing": "none"},
+    "liger, everything trained": LIGER | {"method": "full", "gradient_checkpointing": "none"},
+    "liger, fused projections": LIGER | {"model": PHI, "gradient_checkpointing": "none"},
+    "reentrant checkpoints": {"reentrant": True, "micro_batch_size": 8},
     "4-bit DoRA": {"method": "dora", "quantization": "nf4-dq"},
     "int8 DoRA": {"method": "dora", "quantization": "int8"},
     "lists made tensors while recomputing": {"model": FALCON},

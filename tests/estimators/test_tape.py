@@ -47,6 +47,23 @@ def test_peaks_are_noted_before_memory_falls() -> None:
     assert (tape.per_token, tape.constant) == (0, 0)
 
 
+def test_gradients_written_over_their_inputs_take_no_room() -> None:
+    peaks = []
+    for over in (False, True):
+        tape = Tape()
+        x, y = tape.tensor(3, 2, True), tape.tensor(5, 2, True)
+        out = tape.op(x, y, width=5, itemsize=2, saved=[x.buffer, y.buffer], over_inputs=over)
+        tape.drop(x, y, out)
+        out.grad = tape.alloc(10)
+        tape.mark()
+        tape.backward()
+        peaks.append(tape.envelope()[0][0])
+        assert x.grad is not None
+        assert y.grad is not None
+        assert tape.per_token == 16
+    assert peaks == [16 + 10 + 16, 16 + 10]
+
+
 def test_an_addition_passes_its_gradient_on_and_the_engine_adds_in_place() -> None:
     tape = Tape()
     x = tape.tensor(4, 2, True)

@@ -5,11 +5,12 @@ from statistics import mean
 import pytest
 
 from benchmarks.margins import RESOLUTION, fit_margins
-from benchmarks.memory_scores import Score, estimate_row
+from benchmarks.memory_scores import Score, estimate_row, scores
 from benchmarks.peers import peer_figures
 from benchmarks.rows import MeasuredRow, load_rows
 from benchmarks.simulated import changes_of, fingerprint, job_of, recorded
 from profiles.errors import AdviseError
+from profiles.units import MIB
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +83,16 @@ def test_no_run_that_went_out_of_memory_was_said_to_fit(rows: list[MeasuredRow])
                 continue
     assert len(said) == 60
     assert "fits" not in said
+
+
+def test_runs_of_fms_acceleration_are_known_to_the_megabyte(rows: list[MeasuredRow]) -> None:
+    """On one card by the traced code, with what its libraries did otherwise; on several by the formulas of FSDP1."""
+    known = [r for r in rows if r.source == "fms" and not r.memory_note]
+    found = [s for s in scores(known) if s.kind == "allocated"]
+    traced = [s for s in found if s.tier == "simulated"]
+    assert len(traced) == 22
+    assert max(abs(s.predicted - s.measured) for s in traced) < 4 * MIB
+    several = [s for s in found if s.tier == "analytic" and s.row.n_gpus > 1]
+    assert len(several) == 37
+    assert max(abs(s.error) for s in several) < 0.03
+    assert sum(abs(s.error) < 0.0005 for s in several) >= 14
