@@ -228,7 +228,8 @@ def _loss_kernel(plan: Plan, model: ModelSpec) -> LossPath:
         return "full"
     if plan.task == "orpo":
         return "odds-ratio"
-    if plan.platform == "llamafactory" and (plan.loss_kernel is None or model.model_type not in LIGER_FAMILIES):
+    unknown_to_liger = plan.loss_kernel == "chunked" and model.model_type not in LIGER_FAMILIES
+    if plan.platform == "llamafactory" and (plan.loss_kernel is None or unknown_to_liger):
         return "full"
     if plan.loss_kernel is not None:
         return plan.loss_kernel
