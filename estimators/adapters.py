@@ -134,7 +134,8 @@ def _times_vector(scope: Scope, x: Tensor, length: float, itemsize: int | None =
 
 
 def _svd(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Tensor:
-    """AdaLoRA: result += (dropout(x) @ (A * E).T @ B.T) * scaling / ranknum.
+    """AdaLoRA: result += (dropout(x) @ (A * E).T @ B.T) * scaling / ranknum. A * E, or autocast's copy of it, is kept
+    where x needs a gradient.
 
     ranknum has one element and a dimension: dividing promotes to its dtype. PEFT makes it trainable by accident when it
     moves it to the card (ParameterDict wraps what `.to` returns), so that the product is saved.
@@ -145,11 +146,14 @@ def _svd(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Tens
     eight_bit = bnb and regime.quantized == 8
     base = _cloned(scope, base, lin)
     xa = tape.hold(x) if bnb and regime.autocast else tape.cast(x, FP32 if eight_bit else regime.adapter)
+    copied = regime.autocast and regime.adapter > regime.compute  # counted with A's
+    product = tape.alloc(0.0, 0.0 if copied else float(regime.adapter * rank * lin.in_features))
     s = _low_rank(scope, xa, lin, rank, tokens)
     if bnb and not regime.autocast:
         s = _cast_away(scope, s, base.itemsize)
     wide = max(s.itemsize, regime.adapter)
-    scaled = tape.op(s, width=s.width, itemsize=s.itemsize)
+    scaled = tape.op(s, width=s.width, itemsize=s.itemsize, saved=[product] if x.requires_grad else ())
+    tape.release(product)
     scratch = (s.width * (4 * wide - s.itemsize), 0.0)
     q = tape.op(scaled, width=s.width, itemsize=wide, saved=[scaled.buffer], scratch=scratch)
     tape.drop(s, scaled)

@@ -75,7 +75,6 @@ def _experts(scope: Scope, block: Block, z: Tensor, lin: dict[str, Linear], scor
     order = tape.alloc(float(INDEX * INDICES * chosen))
     gathered = tape.op(z, width=z.width * chosen, itemsize=z.itemsize, saved=[order])
     both = _product(scope, gathered, fused, weights[fused.role], chosen)
-    tape.drop(gathered)
     hidden = (_clamped_gate if block.attention.sinks else _gate)(scope, both, block.mlp.activation)
     down = _product(scope, hidden, lin["down"], weights["down"], chosen)
     tape.drop(hidden)
@@ -86,16 +85,15 @@ def _experts(scope: Scope, block: Block, z: Tensor, lin: dict[str, Linear], scor
         width=down.width,
         itemsize=itemsize,
         saved=[down.buffer, scores.buffer],
-        scratch=(down.width * itemsize, 0.0),
+        scratch=(down.width * (2 * itemsize - down.itemsize), 0.0),  # both gradients as made, before one is cast
     )
-    tape.drop(down)
     restored = tape.op(weighted, width=weighted.width, itemsize=itemsize, saved=[order])
     tape.drop(weighted)
     tape.release(order)
     total = tape.op(restored, width=z.width, itemsize=itemsize, passes=[restored])
     tape.drop(restored)
     out = tape.cast(total, z.itemsize)
-    tape.drop(total)
+    tape.drop(total, gathered, down)  # what the function names stays until it returns
     for weight in weights.values():
         if weight is not None:
             tape.drop(weight)

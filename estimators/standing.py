@@ -78,6 +78,8 @@ def standing_bytes(plan: Plan, model: ModelSpec, method: Method, regime: Regime,
     if split.masters:
         temporary = _partition_temporary(optimizer, int(trained.elements / split.states), regime)
     largest_load = largest_load_bytes(model, regime, prepared=bool(plan.kbit_prepared))
+    if split.masters and plan.kbit_prepared:  # DeepSpeed narrows again what was widened, and has the adapters by then
+        largest_load += adapters
     if split.loaded:  # beside the shards, or what comes before them: adapters that PEFT makes in fp32
         first = float(max(e.parameters for e in model.embeddings) * regime.base) / split.weights
         whole = base - split.unsharded

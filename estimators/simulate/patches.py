@@ -1,6 +1,7 @@
 """What has to be replaced in torch, transformers and bitsandbytes for fake CUDA tensors. In the child process only."""
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -128,6 +129,8 @@ def _apply(
 
 def _attention(capability: tuple[int, int], expand_kv_heads: bool, flash_dtype: torch.dtype | None) -> None:
     """scaled_dot_product_attention with the kernel that the GPU would take."""
+    if flash_dtype is not None:  # FlashAttention 2 groups keys by itself, whatever mask a prefix brings
+        os.environ["TRANSFORMERS_SDPA_FORCE_GQA"] = "1"
     original = torch.nn.functional.scaled_dot_product_attention
 
     def attention(
