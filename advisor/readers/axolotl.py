@@ -23,6 +23,7 @@ LEGACY_ATTENTION = {
     "sdp_attention": "sdpa",
     "eager_attention": "eager",
 }
+LIGER_KERNELS = {"liger_rms_norm": "norm", "liger_rope": "rotary", "liger_glu_activation": "activation"}
 LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 PLAN_KEYS = {
     "model": "base_model",
@@ -219,6 +220,10 @@ def _step(doc: Document) -> dict[str, Any]:
     on = [doc.flag(key) for key in chunked]
     if any(on):
         fields["loss_kernel"] = "chunked"
+    fields["fused_ops"] = tuple(op for key, op in LIGER_KERNELS.items() if doc.flag(key))
+    options = doc.get("gradient_checkpointing_kwargs")
+    if isinstance(options, dict) and isinstance(options.get("use_reentrant"), bool):
+        fields["reentrant"] = options["use_reentrant"]
     return fields
 
 

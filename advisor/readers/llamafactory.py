@@ -210,6 +210,8 @@ def _step(doc: Document) -> dict[str, Any]:
     }
     if doc.flag("enable_liger_kernel") or doc.flag("use_liger_kernel"):
         fields["loss_kernel"] = "chunked"
+    if not doc.flag("use_reentrant_gc", True):
+        fields["reentrant"] = False
     if doc.flag("use_unsloth"):
         fields |= {"platform": "unsloth", "gradient_checkpointing": "unsloth"}
     return fields

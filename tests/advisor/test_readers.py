@@ -239,3 +239,16 @@ def test_default_targets_are_pefts():
 
     assert {kind: tuple(PEFT[kind]) for kind in DEFAULT_TARGETS} == DEFAULT_TARGETS
     assert len(DEFAULT_TARGETS) >= 15
+
+
+def test_kernels_and_reentrant_checkpoints_are_read():
+    """axolotl turns Liger's kernels on one by one; LLaMA-Factory all of them with its loss."""
+    axolotl = {"base_model": "a/b", "adapter": "lora", "liger_rms_norm": True, "liger_glu_activation": True,
+               "gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}  # fmt: skip
+    plan = get_reader("axolotl").read(axolotl, lambda path: None).plan
+    assert (plan.fused_ops, plan.reentrant) == (("norm", "activation"), True)
+    assert plan.loss_kernel == "full"
+    factory = {"model_name_or_path": "a/b", "stage": "sft", "do_train": True, "finetuning_type": "lora",
+               "enable_liger_kernel": True, "use_reentrant_gc": False}  # fmt: skip
+    plan = get_reader("llamafactory").read(factory, lambda path: None).plan
+    assert (plan.fused_ops, plan.reentrant, plan.loss_kernel) == (None, False, "chunked")
