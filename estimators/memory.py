@@ -184,7 +184,11 @@ class MemoryModel:
         logits_alive = max(moments, key=sum)
         forward = max(
             self._last_forward(
-                [*fixed, ("gathered", whole.forward), ("other", self._reference_copies)], found, kept, tokens, held
+                [*fixed, ("gathered", whole.forward), ("other", self._reference_copies)],
+                found,
+                kept + self._cast_copies,
+                tokens,
+                held,
             ),
             [*fixed, ("gathered", whole.start), ("gradients", found), ("logits", held)],
             [

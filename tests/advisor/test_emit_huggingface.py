@@ -87,6 +87,16 @@ def test_optimizers_that_transformers_does_not_name_are_refused(optimizer: str) 
 
 
 @pytest.mark.platform
+def test_trl_s_config_takes_reentrant_checkpoints(tmp_path: Any) -> None:
+    from trl import SFTConfig
+
+    found = config(plan(reentrant=True))["training"]
+    training = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **found)
+    assert training.activation_checkpointing_kwargs == {"use_reentrant": True}
+    assert "activation_checkpointing_kwargs" not in config(plan())["training"]
+
+
+@pytest.mark.platform
 @pytest.mark.parametrize(("method", "quantization"), CELLS)
 def test_the_platforms_own_classes_take_the_config(method: str, quantization: str, tmp_path: Any) -> None:
     from peft import get_peft_config
@@ -264,6 +274,7 @@ REFUSED = {
     "loss kernel": ({"loss_kernel": "full"}, "fused"),
     "unsloth's checkpointing": ({"gradient_checkpointing": "unsloth"}, "Unsloth"),
     "kept outputs": ({"keep_outputs": True}, "outputs"),
+    "kernels of Liger one by one": ({"fused_ops": ("norm",)}, "fused_ops"),
     "gradients kept": ({"zero_grad_set_to_none": False}, "zero_grad"),
     "rows of another task": ({"task": "dpo"}, "rows of preference"),
     "computing in another half": ({"compute_dtype": "fp16"}, "load them as fp32"),

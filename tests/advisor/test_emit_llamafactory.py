@@ -57,6 +57,11 @@ def arguments(plan: Plan, source: Source = CHATS, model: Any = MODEL) -> dict[st
     return loaded
 
 
+def test_reentrant_checkpoints_are_its_own_choice_unless_asked() -> None:
+    assert "use_reentrant_gc" not in arguments(plan())
+    assert arguments(plan(reentrant=False))["use_reentrant_gc"] is False
+
+
 def check(found: dict[str, Any]) -> None:
     """Every key is a field, and its value one of the field's type or choices."""
     for key, value in found.items():
@@ -323,6 +328,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a fused loss": ({"loss_kernel": "fused"}, "all logits"),
     "Liger without a GPU": ({"loss_kernel": "chunked", "gpu": "cpu"}, "need a GPU"),
     "kept outputs": ({"keep_outputs": True}, "outputs"),
+    "kernels of Liger one by one": ({"fused_ops": ("norm",)}, "fused_ops"),
     "a KV cache": ({"use_cache": True}, "KV cache"),
     "gradients kept": ({"zero_grad_set_to_none": False}, "zero_grad"),
     "checkpoints in main memory without a GPU": ({"gpu": "cpu", "gradient_checkpointing": "unsloth"}, "GPU"),

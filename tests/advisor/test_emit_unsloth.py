@@ -140,6 +140,8 @@ REFUSED = {
     "loss kernel": ({"loss_kernel": "full"}, "chunks"),
     "cache": ({"use_cache": True}, "cache"),
     "kept outputs": ({"keep_outputs": True}, "outputs"),
+    "kernels of Liger one by one": ({"fused_ops": ("norm",)}, "fused_ops"),
+    "checkpoints that are not reentrant": ({"reentrant": False}, "reentrant"),
     "gradients kept": ({"zero_grad_set_to_none": False}, "zero_grad"),
     "optimizer": ({"optimizer": "muon"}, "muon"),
     "packed compiled layers": ({"quantization": "int8", "packing": True}, "packing"),
