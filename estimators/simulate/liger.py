@@ -1,6 +1,6 @@
 """Kernels of Liger in transformers' own layers, on fake tensors: what each allocates, keeps and overwrites.
 
-Modelled from liger-kernel 0.8.5 (ops/rms_norm.py, ops/rope.py, ops/swiglu.py, ops/geglu.py, transformers/swiglu.py),
+Modelled from liger-kernel 0.8.5 (ops/rope.py, ops/swiglu.py, ops/geglu.py, transformers/swiglu.py),
 not traced: the kernels are Triton's, which allocate nothing themselves. All make contiguous what they are given.
 """
 
@@ -11,29 +11,7 @@ from typing import Any
 import torch
 
 from estimators.regime import Regime
-
-
-class RmsNorm(torch.autograd.Function):  # type: ignore[misc]
-    """Keeps the input and one statistic a row; may write its gradient over the incoming one."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, in_place: bool) -> torch.Tensor:
-        """Normed input, in a new tensor of its dtype."""
-        x = x.contiguous()
-        rows = x.view(-1, x.shape[-1])
-        out = torch.empty_like(rows)
-        statistic = torch.empty(rows.shape[0], dtype=torch.float32, device=x.device)
-        ctx.in_place = in_place
-        ctx.save_for_backward(rows, weight, statistic)
-        return out.view(x.shape)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of the input and, where it is trained, of the weight."""
-        grad = grads[0].contiguous()
-        _, weight, _ = ctx.saved_tensors
-        out = grad if ctx.in_place else torch.zeros_like(grad)
-        return out, torch.empty_like(weight) if ctx.needs_input_grad[1] else None, None
+from estimators.simulate.rms_norm import RmsNorm
 
 
 class Rope(torch.autograd.Function):  # type: ignore[misc]

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from estimators.regime import Regime
+from estimators.simulate.rms_norm import RmsNorm
 from estimators.simulate.unsloth_checkpoint import OffloadedCheckpoints
-from estimators.simulate.unsloth_kernels import LoraLinears, LoraMlp, NormRope, Projection, RmsNorm, Rope
+from estimators.simulate.unsloth_kernels import LoraLinears, LoraMlp, NormRope, Projection, Rope
 from profiles.model import ModelSpec
 from profiles.plan import Plan
 
@@ -67,7 +68,7 @@ def _tables(spec: ModelSpec) -> Forward:
 
 
 def _norm(module: Any, x: torch.Tensor, *, gemma: bool) -> torch.Tensor:
-    out: torch.Tensor = RmsNorm.apply(x, module.weight, gemma)
+    out: torch.Tensor = RmsNorm.apply(x, module.weight, not gemma)
     return out
 
 

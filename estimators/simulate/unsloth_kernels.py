@@ -1,9 +1,9 @@
 """Unsloth's autograd functions on fake tensors: what each allocates, keeps for backward and overwrites.
 
 Modelled from the sources of unsloth 2026.10.9, not traced: the kernels are Triton's, which allocate nothing themselves,
-so their launches are left out and everything around them is as there. kernels/rms_layernorm.py Fast_RMS_Layernorm;
-rope_embedding.py Fast_RoPE_Embedding_QK and _QK_Positions; qk_norm_rope.py Fast_QK_Norm_RoPE; fast_lora.py LoRA_MLP,
-LoRA_QKV, LoRA_W; utils.py matmul_lora, fast_dequantize.
+so their launches are left out and everything around them is as there. kernels/rope_embedding.py Fast_RoPE_Embedding_QK
+and _QK_Positions; qk_norm_rope.py Fast_QK_Norm_RoPE; fast_lora.py LoRA_MLP, LoRA_QKV, LoRA_W; utils.py matmul_lora,
+fast_dequantize. Its RMSNorm is rms_norm.py.
 """
 
 from collections.abc import Callable
@@ -27,29 +27,6 @@ class Projection:
     b: torch.Tensor
     scaling: float
     dropout: float
-
-
-class RmsNorm(torch.autograd.Function):  # type: ignore[misc]
-    """Keeps the input and one statistic a row; writes its gradient over the incoming one, but not for Gemma."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, gemma: bool) -> torch.Tensor:
-        """Normed input, in a new tensor."""
-        rows = x.reshape(-1, x.shape[-1])
-        out = torch.empty_like(rows)
-        statistic = torch.empty(rows.shape[0], dtype=torch.float32, device=x.device)
-        ctx.gemma = gemma
-        ctx.save_for_backward(rows, weight, statistic)
-        return out.view(x.shape)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """The input's gradient; norms are frozen under LoRA."""
-        (grad,) = grads
-        _ = ctx.saved_tensors
-        flat = grad.reshape(-1, grad.shape[-1]).contiguous()
-        out = torch.empty_like(flat) if ctx.gemma else flat
-        return out.view(grad.shape), None, None
 
 
 class Rope(torch.autograd.Function):  # type: ignore[misc]
