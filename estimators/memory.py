@@ -46,6 +46,8 @@ SHARDED = {
     **dict.fromkeys(("zero1", "zero2", "zero3"), ZERO),
 }
 
+LIGER = "Liger's kernels are modelled from their source, not run"
+
 Parts = list[tuple[ComponentName, float]]
 
 
@@ -478,6 +480,8 @@ def _assumptions(plan: Plan, model: ModelSpec, regime: Regime, hardware: Hardwar
             said.append("Unsloth compiles this model's own layers; they are counted uncompiled")
     elif regime.quantized and any(x.kind == "parameter" for g in model.layers for x in g.block.linears):
         said.append("the experts are bare tensors in transformers 5: bitsandbytes leaves them in 16 bits")
+    if regime.fused_ops:
+        said.append(LIGER)
     if plan.sharding != "none":
         said.append(SHARDED[plan.sharding])
     return tuple(said)
