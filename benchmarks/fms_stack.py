@@ -57,7 +57,7 @@ class FusedLora(torch.autograd.Function):  # type: ignore[misc]
             out = module.base_layer(x)
             low = module.lora_dropout["default"](x)
             dropped.append(low)
-            a, b = (getattr(module, name)["default"].weight.to(x.dtype) for name in ("lora_A", "lora_B"))
+            a, b = (weight.to(x.dtype) for weight in _adapter(module))
             out += (low @ a.t()) @ b.t()
             outs.append(out)
         ctx.modules = modules
@@ -68,8 +68,12 @@ class FusedLora(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """New gradients of A and B; the input's in its place."""
         x, *_ = ctx.saved_tensors
-        kept = [torch.empty_like(getattr(m, n)["default"].weight) for m in ctx.modules for n in ("lora_A", "lora_B")]
+        kept = [torch.empty_like(weight) for module in ctx.modules for weight in _adapter(module)]
         return (x.view(x.shape), None, *kept)
+
+
+def _adapter(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return module.lora_A["default"].weight, module.lora_B["default"].weight
 
 
 def _fused_lora(model: Any) -> None:
@@ -90,7 +94,7 @@ def _taken(
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         if name not in made:
-            weights = [getattr(m, n)["default"].weight for m in modules for n in ("lora_A", "lora_B")]
+            weights = [weight for module in modules for weight in _adapter(module)]
             made.update(zip(names, FusedLora.apply(x, modules, *weights), strict=True))
         return made.pop(name)
 

@@ -66,6 +66,7 @@ PEFT_MEAN_LEN = 209.9
 PEFT_PADDED_LEN = 216
 PEFT_LONGEST_LEN = 676
 PEFT_BATCHES = ((4, PEFT_PADDED_LEN), (4, PEFT_LONGEST_LEN))  # an average one, then the longest: (rows, padded length)
+FMS_DROPOUT = 0.05  # fms-hf-tuning tuning/config/peft_config.py LoraConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,9 +270,6 @@ def _peft(raw: Json, plan: Json) -> _Draft:
     old = raw["version"].startswith("torch 2.7")
     note = "same experiment ran 1.4 to 2.3 times faster on later library versions" if old else ""
     return _Draft(plan, speed, stack="peft loop", speed_note=note)
-
-
-FMS_DROPOUT = 0.05  # fms-hf-tuning tuning/config/peft_config.py LoraConfig
 
 
 def _fms(raw: Json, plan: Json) -> _Draft:

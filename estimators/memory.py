@@ -109,6 +109,7 @@ class MemoryModel:
             for r in runs
         ]
         self._blocks = [r.block for r in runs]
+        self._checkpointed = sum(count for count, p in self._layers if p.checkpointed)
         self._masks = len({g.block.attention.sliding_window for g in model.layers if self._reads_mask(g.block)})
         self._below = _below_layers(model, self.regime, self.setup)
         self._last_graph = 0.0  # outputs that are kept hold their graph, and int8's products what they read; the cache
@@ -153,7 +154,7 @@ class MemoryModel:
             + self._below * tokens
             + sum(count * _point(p.saved, tokens) for count, p in self._layers)
         )
-        layers = sum(count for count, p in self._layers if p.checkpointed)
+        layers = self._checkpointed
         stays = layers * checkpoint
         if layers and not regime.offload_checkpoints:  # the first one is the embedding's output
             stays -= (1 - regime.entry / regime.stream) * checkpoint
@@ -329,7 +330,7 @@ class MemoryModel:
             working = peak if profile.checkpointed else peak - own
             bottom = max(saved - stays, own) if self.regime.offload_checkpoints else min(saved, own)
             if self.standing.inputs_held:  # and all gradients of them, but the one that is being read
-                bottom = saved + (sum(c for c, p in self._layers if p.checkpointed) - 2) * checkpoint
+                bottom = saved + (self._checkpointed - 2) * checkpoint
             whole, layers_left = self.standing.whole, total_left - head_left
             passed = whole.reduced_from
             ends = [(saved, head_left, 0.0), (bottom, total_left - profile.left, whole.lowest)]

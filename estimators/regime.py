@@ -175,12 +175,16 @@ def _is_reentrant(plan: Plan) -> bool:
     return plan.platform == "unsloth" or (plan.platform == "llamafactory" and plan.sharding != "fsdp2")
 
 
+def _runs_liger(plan: Plan, model: ModelSpec) -> bool:
+    """LLaMA-Factory's enable_liger_kernel, which is what its chunked loss means, replaces layers' operations too; a
+    model that Liger does not know runs as without it."""
+    return plan.platform == "llamafactory" and plan.loss_kernel == "chunked" and model.model_type in LIGER_FAMILIES
+
+
 def _fused_ops(plan: Plan, model: ModelSpec) -> frozenset[FusedOp]:
-    """LLaMA-Factory's enable_liger_kernel, which is what its chunked loss means, replaces layers' operations too."""
     if plan.fused_ops is not None:
         return frozenset(plan.fused_ops)
-    liger = plan.platform == "llamafactory" and plan.loss_kernel == "chunked" and model.model_type in LIGER_FAMILIES
-    if not liger:
+    if not _runs_liger(plan, model):
         return frozenset()
     return LIGER_OPS - ({"rotary"} if model.model_type == "glm4" else set())
 
@@ -228,9 +232,8 @@ def _loss_kernel(plan: Plan, model: ModelSpec) -> LossPath:
         return "full"
     if plan.task == "orpo":
         return "odds-ratio"
-    unknown_to_liger = plan.loss_kernel == "chunked" and model.model_type not in LIGER_FAMILIES
-    if plan.platform == "llamafactory" and (plan.loss_kernel is None or unknown_to_liger):
-        return "full"
+    if plan.platform == "llamafactory" and plan.loss_kernel in (None, "chunked"):
+        return "chunked" if _runs_liger(plan, model) else "full"
     if plan.loss_kernel is not None:
         return plan.loss_kernel
     return "chunked" if plan.platform == "unsloth" and plan.task in ("sft", "pretrain") else "fused"

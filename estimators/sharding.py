@@ -126,7 +126,7 @@ def _fsdp1(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool) -
     """
     n = plan.n_gpus
     layer = max(_layer_bytes(g.block, regime) for g in model.layers)
-    embedding = float(sum(e.parameters for e in model.embeddings) * regime.compute)
+    embedding = _embedding_bytes(model, regime)
     tail = _head_bytes(model, regime)
     root = embedding if model.tie_word_embeddings else embedding + tail
     return Shares(
@@ -159,7 +159,7 @@ def _fsdp2(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, e
     layer = max(_layer_bytes(g.block, regime) for g in model.layers) + adapters
     tail = _head_bytes(model, regime)
     kept = tail if model.tie_word_embeddings else 0.0  # gathered for the embedding, and until backward is through
-    embedding = float(sum(e.parameters for e in model.embeddings) * regime.compute)
+    embedding = _embedding_bytes(model, regime)
     method = get_method(plan.method)  # TRL's losses read the head's weight themselves, but not behind soft prompts
     alone = regime.loss == "full"  # the next layer is gathered when the logits' gradient is there
     by_hooks = alone or method.adds_tokens or method.adds_keys
@@ -191,7 +191,7 @@ def _zero(plan: Plan, model: ModelSpec, regime: Regime, *, trains_base: bool, el
     bucket = float(REDUCE_BUCKET * regime.compute)
     copied = min(REDUCE_BUCKET, elements) * regime.compute
     full = elements > REDUCE_BUCKET and stage >= 2  # reduced while backward runs, not only after it
-    first = float(sum(e.parameters for e in model.embeddings) * regime.compute) if stage >= 2 and trains_base else 0.0
+    first = _embedding_bytes(model, regime) if stage >= 2 and trains_base else 0.0
     second = 2 * first if model.tie_word_embeddings else 0.0  # gone when the sum of a tied embedding's is reduced
     gathered = _zero3_gathered(model, regime) if stage == 3 else 0.0
     always = bucket if stage == 3 else 0.0
@@ -246,6 +246,10 @@ def _scale_bytes(model: ModelSpec, regime: Regime) -> float:
         count * (linear_bytes(x, regime) - x.weight_parameters / CODES_PER_BYTE - x.bias_parameters * regime.base)
         for count, x in quantized
     )
+
+
+def _embedding_bytes(model: ModelSpec, regime: Regime) -> float:
+    return float(sum(e.parameters for e in model.embeddings) * regime.compute)
 
 
 def _head_bytes(model: ModelSpec, regime: Regime) -> float:

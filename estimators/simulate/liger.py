@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from estimators.regime import Regime
-from estimators.simulate.rms_norm import RmsNorm
+from estimators.simulate.rms_norm import rms_norm
 
 
 class Rope(torch.autograd.Function):  # type: ignore[misc]
@@ -55,7 +55,7 @@ def patch_layers(model: Any, regime: Regime) -> None:
     for module in model.modules():
         kind = type(module).__name__
         if "norm" in regime.fused_ops and kind.endswith("RMSNorm"):
-            module.forward = partial(_norm, module, in_place=regime.norms_in_place)
+            module.forward = partial(rms_norm, module, in_place=regime.norms_in_place)
         if "activation" in regime.fused_ops and hasattr(module, "down_proj"):
             if hasattr(module, "gate_proj"):
                 module.forward = partial(_gated, module)
@@ -64,11 +64,6 @@ def patch_layers(model: Any, regime: Regime) -> None:
         modeling = sys.modules[type(module).__module__]
         if "rotary" in regime.fused_ops and kind.endswith("Attention") and hasattr(modeling, "apply_rotary_pos_emb"):
             modeling.apply_rotary_pos_emb = _rotated  # type: ignore[attr-defined]
-
-
-def _norm(module: Any, x: torch.Tensor, *, in_place: bool) -> torch.Tensor:
-    out: torch.Tensor = RmsNorm.apply(x, module.weight, in_place)
-    return out
 
 
 def _rotated(q: torch.Tensor, k: torch.Tensor, *_: Any, **__: Any) -> Any:

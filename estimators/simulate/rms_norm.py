@@ -30,3 +30,9 @@ class RmsNorm(torch.autograd.Function):  # type: ignore[misc]
         _, weight, _ = ctx.saved_tensors
         out = grad if ctx.in_place else torch.zeros_like(grad)
         return out, torch.empty_like(weight) if ctx.needs_input_grad[1] else None, None
+
+
+def rms_norm(module: Any, x: torch.Tensor, *, in_place: bool) -> torch.Tensor:
+    """What stands for the forward of `module`."""
+    out: torch.Tensor = RmsNorm.apply(x, module.weight, in_place)
+    return out

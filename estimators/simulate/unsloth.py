@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from estimators.regime import Regime
-from estimators.simulate.rms_norm import RmsNorm
+from estimators.simulate.rms_norm import rms_norm
 from estimators.simulate.unsloth_checkpoint import OffloadedCheckpoints
 from estimators.simulate.unsloth_kernels import LoraLinears, LoraMlp, NormRope, Projection, Rope
 from profiles.model import ModelSpec
@@ -37,7 +37,7 @@ def patch_unsloth(model: Any, plan: Plan, spec: ModelSpec, regime: Regime) -> No
     _without_mask(inner)
     if plan.packing:
         inner.rotary_emb.forward = _tables(spec)
-    inner.norm.forward = partial(_norm, inner.norm, gemma=gemma)
+    inner.norm.forward = partial(rms_norm, inner.norm, in_place=not gemma)
     for layer in inner.layers:
         layer.forward = partial(_checkpointed, layer, gemma=gemma)
         layer.self_attn.forward = partial(_attention, layer.self_attn, indexed=plan.packing)
@@ -67,11 +67,6 @@ def _tables(spec: ModelSpec) -> Forward:
     return rotary
 
 
-def _norm(module: Any, x: torch.Tensor, *, gemma: bool) -> torch.Tensor:
-    out: torch.Tensor = RmsNorm.apply(x, module.weight, not gemma)
-    return out
-
-
 def _checkpointed(layer: Any, hidden: torch.Tensor, *_: Any, gemma: bool, **__: Any) -> Any:
     body = partial(_decoder_layer, layer, gemma=gemma)
     if layer.gradient_checkpointing and layer.training:
@@ -80,18 +75,18 @@ def _checkpointed(layer: Any, hidden: torch.Tensor, *_: Any, gemma: bool, **__: 
 
 
 def _decoder_layer(layer: Any, hidden: torch.Tensor, *, gemma: bool) -> torch.Tensor:
-    normed = _norm(layer.input_layernorm, hidden, gemma=gemma)
+    normed = rms_norm(layer.input_layernorm, hidden, in_place=not gemma)
     attended, _ = layer.self_attn(normed)
     del normed
     four_norms = hasattr(layer, "pre_feedforward_layernorm")  # Gemma 2
     if four_norms:
-        attended = _norm(layer.post_attention_layernorm, attended, gemma=gemma)
+        attended = rms_norm(layer.post_attention_layernorm, attended, in_place=not gemma)
     hidden = hidden + attended
     del attended
     before_mlp = layer.pre_feedforward_layernorm if four_norms else layer.post_attention_layernorm
-    fed = layer.mlp(_norm(before_mlp, hidden, gemma=gemma))
+    fed = layer.mlp(rms_norm(before_mlp, hidden, in_place=not gemma))
     if four_norms:
-        fed = _norm(layer.post_feedforward_layernorm, fed, gemma=gemma)
+        fed = rms_norm(layer.post_feedforward_layernorm, fed, in_place=not gemma)
     return hidden + fed
 
 
