@@ -1,13 +1,16 @@
 """Simulations as estimates: memory, with the interval that published runs leave it (margins.json), and speed."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 from estimators.answer import Estimate, MemoryEstimate, Phase
+from estimators.child import Child
 from estimators.margins import allocated_interval, replayed_interval
 from estimators.methods import get_method
 from estimators.overhead import device_interval
 from estimators.regime import resolve_regime
 from estimators.simulate.job import Job
 from estimators.simulate.result import Simulation
-from estimators.simulate.run import run_child
+from estimators.simulate.run import ask
 from estimators.simulate.speed import speed_from_simulation
 from estimators.throughput import batch_shape
 from profiles.calibration import Calibration
@@ -29,14 +32,21 @@ def estimate_simulated(
     seconds: limit of each of the (one or two) simulations. Raises as `simulate` does.
     """
     job = Job(plan=plan, model=model, hardware=hardware)
-    longest = run_child(job, seconds)
     method = get_method(plan.method)
     mean = round(batch_shape(plan, method).length - batch_shape(plan.replace(mean_len=None), method).length)
-    usual = longest
     if mean < 0 and not plan.packing:
-        usual = run_child(job.replace(plan=plan.replace(seq_len=plan.seq_len + mean, mean_len=None)), seconds)
+        shorter = job.replace(plan=plan.replace(seq_len=plan.seq_len + mean, mean_len=None))
+        with ThreadPoolExecutor() as pool:
+            longest, usual = pool.map(lambda job: _run(job, seconds), (job, shorter))
+    else:
+        longest = usual = _run(job, seconds)
     speed = speed_from_simulation(usual, plan, model, hardware, calibration=calibration)
     return Estimate(memory=memory_from_simulation(longest, plan, model, hardware), speed=speed)
+
+
+def _run(job: Job, seconds: float) -> Simulation:
+    with Child() as child:
+        return ask(child, job, seconds)
 
 
 def memory_from_simulation(simulation: Simulation, plan: Plan, model: ModelSpec, hardware: Hardware) -> MemoryEstimate:

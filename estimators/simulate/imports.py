@@ -1,8 +1,8 @@
-"""What the child process does not import: two of seven seconds would go to modules that a trace never calls.
+"""What the child process does not import: three of eight seconds would go to modules that a trace never calls.
 
-torch's compiler (imported by the first function that is excluded from it) and pandas with datasets (imported by
-TRL's utils). Their places are taken by modules that answer every name with something that does nothing; submodules of
-the compiler that hold constants are still the real ones.
+torch's compiler (imported by the first function that is excluded from it), sympy with torch's symbolic sizes, pandas
+with datasets (imported by TRL's utils), a table of transformers' that stands in two places. They are replaced by
+modules that answer every name, most of them with something that does nothing; submodules are still the real ones.
 """
 
 import importlib.util
@@ -11,12 +11,17 @@ from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from estimators.simulate.plain_sizes import ANSWERS
+
 COMPILER = "torch._dynamo"
 ASKED_FOR = {  # by torch.distributed's start and by accelerate's is_compiled_module
     "trace_rules": SimpleNamespace(clear_lru_cache=lambda: None),
     "eval_frame": SimpleNamespace(OptimizedModule=type("OptimizedModule", (), {})),
 }
-TABLES = ("pandas", "datasets")
+MODELS = "transformers.models"  # reads its 1,700 files for their names, as transformers just did
+REAL_SUBMODULES = (COMPILER, MODELS)
+SIZES = "torch.fx.experimental.symbolic_shapes"
+NEVER_CALLED = ("torch.utils._sympy.functions", "sympy", "pandas", "datasets")
 
 
 def skip_needless_imports() -> None:
@@ -24,29 +29,39 @@ def skip_needless_imports() -> None:
     import torch
 
     if COMPILER not in sys.modules:
-        stand_in = _stand_in(COMPILER, _undecorated)
-        torch._dynamo = stand_in
-        vars(stand_in).update(ASKED_FOR)
-    for name in TABLES:
+        torch._dynamo = _stand_in(COMPILER, lambda _: _undecorated)
+        vars(torch._dynamo).update(ASKED_FOR)
+    if SIZES not in sys.modules:
+        vars(_stand_in(SIZES, lambda name: type(name, (Exception,), {}))).update(ANSWERS)
+    for name in NEVER_CALLED:
         if name not in sys.modules and importlib.util.find_spec(name) is not None:
-            _stand_in(name, type(name, (), {}))
+            _stand_in(name, lambda name: type(name, (), {}))
+    if MODELS not in sys.modules:
+        _stand_in(MODELS, _model)
 
 
-def _stand_in(name: str, answer: Any) -> ModuleType:
+def _stand_in(name: str, answer: Callable[[str], Any]) -> ModuleType:
     spec = importlib.util.find_spec(name)
     assert spec is not None
     module = ModuleType(name)
     module.__spec__ = spec
-    module.__path__ = list(spec.submodule_search_locations or ()) if name == COMPILER else []
+    module.__path__ = list(spec.submodule_search_locations or ()) if name in REAL_SUBMODULES else []
 
     def answer_all(attribute: str) -> Any:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
-        return answer
+        return answer(attribute)
 
     module.__getattr__ = answer_all  # type: ignore[method-assign]
     sys.modules[name] = module
     return module
+
+
+def _model(name: str) -> Any:
+    """A model's package, or a class, which transformers itself finds as well."""
+    if importlib.util.find_spec(f"{MODELS}.{name}") is not None:
+        return importlib.import_module(f"{MODELS}.{name}")
+    return getattr(sys.modules["transformers"], name)
 
 
 def _undecorated(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:

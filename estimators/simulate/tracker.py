@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch._prims_common import is_non_overlapping_and_dense_or_false
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -21,6 +22,7 @@ from estimators.simulate.result import OperationStage
 from estimators.simulate.trace import Mark, Stage, Storage, Trace
 
 aten = torch.ops.aten
+DEVICE_OF = torch.ops.prim.device.default
 HELD_ONCE = 4  # a tensor's use count during an operation: the buffer, the Python object, the operation's argument twice
 NAMED_BY_ARGUMENTS = frozenset(
     {"load", "clip", "optimizer", "zero"}
@@ -174,6 +176,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and note what it allocates."""
+        if func is DEVICE_OF and isinstance(args[0], FakeTensor):
+            return args[0].fake_device  # two calls of three, asked by torch's own C++
         if any(issubclass(t, DTensor) for t in types):
             return NotImplemented  # it runs again, on this rank's part
         kwargs = kwargs or {}

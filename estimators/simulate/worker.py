@@ -139,7 +139,7 @@ def refuse(job: Job) -> None:
 
 def trace_run(job: Job, layers: int) -> tuple[Trace, int, tuple[Operation, ...]]:
     """Trace `layers` layers of the job's model. For all layers: trainable parameters, and operations of a step."""
-    gc.disable()  # this process is short; the hundred thousands of objects that imports make need no collection
+    gc.disable()  # storages die when their code lets go of them
     from estimators.simulate.guard import install_device_guard
     from estimators.simulate.imports import skip_needless_imports
     from estimators.simulate.patches import apply_patches

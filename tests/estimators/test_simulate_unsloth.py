@@ -2,10 +2,11 @@
 
 import pytest
 
+from estimators.child import Child
 from estimators.memory import estimate_memory
 from estimators.simulate import memory_from_simulation, simulate
 from estimators.simulate.job import Job
-from estimators.simulate.run import run_child
+from estimators.simulate.run import ask
 from estimators.unsloth_loss import loss_tile
 from profiles.catalog import find_exact_model_row, find_gpu
 from profiles.errors import AdviseError
@@ -55,7 +56,7 @@ CELLS = [
 def test_both_tiers_agree_on_unsloth(name, fields):
     """Tape and fake tensors are two transcriptions of one source."""
     model, wanted = spec(name), plan(**fields)
-    simulated = simulate(wanted, model, A100, rss_gib=4).peak_allocated
+    simulated = simulate(wanted, model, A100).peak_allocated
     assert estimate_memory(wanted, model, A100).allocated.expected == pytest.approx(simulated, rel=0.02)
 
 
@@ -66,7 +67,7 @@ def test_offloaded_checkpoints_leave_two_buffers_and_two_inputs():
     one_input = 2 * 1024 * 2 * 2048
     held = {}
     for checkpointing in ("full", "unsloth"):
-        found = simulate(plan(gradient_checkpointing=checkpointing), model, A100, rss_gib=4)
+        found = simulate(plan(gradient_checkpointing=checkpointing), model, A100)
         loss = next(p for p in found.phases if p.name == "loss")
         held[checkpointing] = sum(c.n_bytes for c in loss.components if c.name == "saved_activations")
     assert held["full"] - held["unsloth"] == pytest.approx((LAYERS - 4) * one_input, abs=one_input / 4)
@@ -78,7 +79,7 @@ def test_one_dense_weight_stays_and_none_under_dropout():
     model = spec("meta-llama/Llama-3.2-1B")
     shared = {}
     for dropout in (0.0, 0.1):
-        found = simulate(plan(method="qlora", lora_dropout=dropout), model, A100, rss_gib=4)
+        found = simulate(plan(method="qlora", lora_dropout=dropout), model, A100)
         step = next(p for p in found.phases if p.name == "optimizer_step")
         shared[dropout] = sum(c.n_bytes for c in step.components if c.name == "dequantized_weights")
     assert shared == {0.0: 2 * 2048 * 8192, 0.1: 0}
@@ -88,15 +89,15 @@ def test_one_dense_weight_stays_and_none_under_dropout():
 def test_the_answer_says_that_kernels_are_modelled():
     """What is not traced is named."""
     model = spec("meta-llama/Llama-3.2-1B")
-    estimate = memory_from_simulation(simulate(plan(), model, A100, rss_gib=4), plan(), model, A100)
+    estimate = memory_from_simulation(simulate(plan(), model, A100), plan(), model, A100)
     assert any("modelled from the source" in text for text in estimate.assumptions)
 
 
 def test_offloaded_checkpoints_are_unsloths_only():
     """Other platforms have no such checkpointing."""
     job = Job(plan=plan(platform="hf"), model=spec("meta-llama/Llama-3.2-1B"), hardware=A100)
-    with pytest.raises(AdviseError, match="exist in Unsloth only"):
-        run_child(job)
+    with pytest.raises(AdviseError, match="exist in Unsloth only"), Child() as child:
+        ask(child, job)
 
 
 @pytest.mark.parametrize(

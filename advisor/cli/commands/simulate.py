@@ -52,26 +52,32 @@ def command(
     Needs torch, transformers and peft, but no GPU and no weights; takes seconds. The longest of --batches decides the
     peak, their sequence what the allocator holds beside it; without them two steps of the longest batch run.
     """
-    from advisor.api import resolve_plan
-    from advisor.batch_file import read_batches
-    from advisor.render.simulation import render_simulation
-    from estimators.simulate import memory_from_simulation, plot_timeline, simulate
+    from estimators.child import Child
 
-    asked = AskedPlan(path, vram, assignments, offline, fields)
-    plan, hardware = asked.plan(asked.base())
-    model, hardware = resolve_plan(plan, hardware=hardware, offline=offline)
-    read = read_batches(batches, plan) if batches is not None else ()
-    if sys.stderr.isatty():
-        click.echo("tracing the step on fake tensors, some seconds ...", err=True)
-    found = simulate(
-        plan,
-        model,
-        hardware,
-        seconds=seconds,
-        layers="whole" if whole else "extrapolate",
-        batches=read,
-        snapshot=snapshot,
-    )
+    with Child() as child:  # it starts before this process imports what reads the plan
+        from advisor.api import resolve_plan
+        from advisor.batch_file import read_batches
+        from estimators.simulate import simulate
+
+        asked = AskedPlan(path, vram, assignments, offline, fields)
+        plan, hardware = asked.plan(asked.base())
+        model, hardware = resolve_plan(plan, hardware=hardware, offline=offline)
+        read = read_batches(batches, plan) if batches is not None else ()
+        if sys.stderr.isatty():
+            click.echo("tracing the step on fake tensors, some seconds ...", err=True)
+        found = simulate(
+            plan,
+            model,
+            hardware,
+            seconds=seconds,
+            layers="whole" if whole else "extrapolate",
+            batches=read,
+            snapshot=snapshot,
+            child=child,
+        )
+    from advisor.render.simulation import render_simulation
+    from estimators.simulate import memory_from_simulation, plot_timeline
+
     memory = memory_from_simulation(found, plan, model, hardware)
     if svg is not None:
         _write(svg, plot_timeline(found))
