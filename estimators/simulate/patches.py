@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from estimators.simulate.kernels import attention_kernel
 
@@ -31,6 +31,8 @@ def apply_patches(
     _foreach_accepts_fake()
     _optimizers_without_device()
     torch.nn.Module._apply = _apply
+    # DoRA copies a 4-bit layer, and torch a tensor's attributes with it: a copied mode corrupts memory
+    FakeTensorMode.__deepcopy__ = lambda mode, _: mode
     _attention(capability, expand_kv_heads, FLASH_DTYPES.get(flash_dtype or ""))
     import transformers.utils.import_utils as import_utils
 

@@ -10,7 +10,7 @@ import pytest
 
 from estimators.memory import estimate_memory
 from estimators.methods import methods
-from estimators.simulate import Simulation
+from estimators.simulate import Simulation, simulate
 from estimators.simulate.job import Job
 from estimators.simulate.speed import speed_from_simulation
 from estimators.throughput import estimate_speed
@@ -188,6 +188,12 @@ def found(answer):
 
 
 slow = pytest.mark.slow
+
+
+def test_a_copied_layer_of_four_bits_does_not_end_the_process():
+    """DoRA copies each layer to dequantise it; what a copied FakeTensorMode breaks shows in a fresh process only."""
+    run = JOBS["hard 4-bit DoRA"]
+    assert simulate(run.plan, run.model, run.hardware).layers_traced == 4
 
 
 def components(simulation: Simulation, phase: str) -> dict[str, float]:
