@@ -51,7 +51,7 @@ def job_of(row: MeasuredRow) -> Job | None:
         return None
     if row.source == "fitcheck":
         plan = row.plan.replace(padding_mask=False)
-        expand = "GQA expand" in row.raw["attention"]
+        expand = plan.attention == "sdpa"
         return Job(plan=plan, model=model, hardware=hardware, expand_kv_heads=expand, release_outputs=True, load="to")
     if row.source == "fms":  # its loss is among the changes
         repeats = "Mistral" in row.raw["model"] and "transformers 4.45" in row.raw["version"]  # MistralFlashAttention2
