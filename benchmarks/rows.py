@@ -345,10 +345,20 @@ def _swift(raw: Json, plan: Json) -> _Draft:
 
 
 def _fsdp_qlora(raw: Json, plan: Json) -> _Draft:
-    plan |= {"target_modules": ("all-linear",), "mixed_precision": False, "adapter_dtype": "bf16", "keep_outputs": True}
+    """Its train.py of March 2024: all in bf16, non-reentrant checkpoints, dropout, every linear but o_proj."""
+    plan |= {
+        "target_modules": ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"),
+        "lora_dropout": 0.1,
+        "adapter_dtype": "bf16",
+        "keep_outputs": True,
+        # transformers before 4.45 hands out `logits.float()`, as today only LLaMA-Factory's mixed precision does
+        "platform": "llamafactory",
+        "mixed_precision": True,
+        "reentrant": False,
+    }
     if "CPU offload" in raw["parallelism"]:
         plan |= {"offload_parameters": True, "offload_optimizer": True}
-    return _Draft(plan, stack="fsdp_qlora")
+    return _Draft(plan, {"platform": "hf", "mixed_precision": False}, stack="fsdp_qlora")
 
 
 def _fitcheck(raw: Json, plan: Json) -> _Draft:

@@ -21,19 +21,23 @@ ASKED_FOR = {  # by torch.distributed's start and by accelerate's is_compiled_mo
 MODELS = "transformers.models"  # reads its 1,700 files for their names, as transformers just did
 REAL_SUBMODULES = (COMPILER, MODELS)
 SIZES = "torch.fx.experimental.symbolic_shapes"
-NEVER_CALLED = ("torch.utils._sympy.functions", "sympy", "pandas", "datasets")
+SYMBOLS = ("torch.utils._sympy.functions", "sympy")
+TABLES = ("pandas", "datasets")
 
 
-def skip_needless_imports() -> None:
-    """Put stand-ins in place, where the real modules are not there already. Call after `import torch`."""
+def skip_needless_imports(*, sharded: bool) -> None:
+    """Put stand-ins in place, where the real modules are not there already. Call after `import torch`.
+
+    sharded: DTensors propagate their placements with symbolic sizes.
+    """
     import torch
 
     if COMPILER not in sys.modules:
         torch._dynamo = _stand_in(COMPILER, lambda _: _undecorated)
         vars(torch._dynamo).update(ASKED_FOR)
-    if SIZES not in sys.modules:
+    if SIZES not in sys.modules and not sharded:
         vars(_stand_in(SIZES, lambda name: type(name, (Exception,), {}))).update(ANSWERS)
-    for name in NEVER_CALLED:
+    for name in TABLES if sharded else (*SYMBOLS, *TABLES):
         if name not in sys.modules and importlib.util.find_spec(name) is not None:
             _stand_in(name, lambda name: type(name, (), {}))
     if MODELS not in sys.modules:

@@ -145,7 +145,7 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int, tuple[Operation, ...]]
     from estimators.simulate.patches import apply_patches
 
     install_device_guard()
-    skip_needless_imports()
+    skip_needless_imports(sharded=job.plan.sharding == "fsdp2")
     capability = job.hardware.gpu.compute_capability or DEFAULT_CAPABILITY
     apply_patches(
         capability=capability,

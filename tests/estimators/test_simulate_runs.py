@@ -190,10 +190,12 @@ def found(answer):
 slow = pytest.mark.slow
 
 
-def test_a_copied_layer_of_four_bits_does_not_end_the_process():
-    """DoRA copies each layer to dequantise it; what a copied FakeTensorMode breaks shows in a fresh process only."""
-    run = JOBS["hard 4-bit DoRA"]
-    assert simulate(run.plan, run.model, run.hardware).layers_traced == 4
+@pytest.mark.parametrize("name", ["hard 4-bit DoRA", "hard experts in fp16", "hard liger", "method prefix"])
+def test_a_fresh_process_leaves_out_nothing_that_it_needs(name):
+    """Other jobs are forked from a process that has imported everything; a user's child has not. (There alone did it
+    show that DoRA, which copies 4-bit layers, copied FakeTensorMode with them.)"""
+    run = JOBS[name]
+    assert simulate(run.plan, run.model, run.hardware).peak_allocated > 0
 
 
 def components(simulation: Simulation, phase: str) -> dict[str, float]:

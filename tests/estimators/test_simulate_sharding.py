@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from estimators.memory import estimate_memory
-from estimators.simulate import Simulation
+from estimators.simulate import Simulation, simulate
 from estimators.simulate.job import Job
 from profiles.catalog import find_gpu
 from profiles.families import describe_model
@@ -86,6 +86,12 @@ def test_repeated_layers_equal_traced_ones(runs: dict[str, Simulation | str], na
         assert one.name == other.name
         # Loading's order decides which cached block serves a shard; a block's rest under 1 MiB is not split off.
         assert one.allocated == pytest.approx(other.allocated, rel=0.01)
+
+
+def test_a_fresh_process_leaves_out_nothing_that_it_needs() -> None:
+    """Elsewhere jobs are forked from a process that has imported everything; a user's child has not."""
+    run = JOBS["lora"]
+    assert simulate(run.plan, run.model, run.hardware).layers_traced == 4
 
 
 @pytest.mark.parametrize("name", DOUBLED)
