@@ -35,7 +35,7 @@ from profiles.errors import AdviseError
 from profiles.families import describe_model
 from profiles.gpu import Hardware
 from profiles.model import ModelSpec
-from profiles.plan import FOUR_BIT, Plan
+from profiles.plan import FOUR_BIT, QUANTIZED, Plan
 
 RESULTS = Path(__file__).parent / "results" / "grid.jsonl"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl")
@@ -196,6 +196,8 @@ def _exists(cell: Cell) -> bool:
     method = get_method(f["method"])
     if f["platform"] == "llamafactory" and f["mixed_precision"] is False and not (method.peft_type or method.in_half):
         return False  # what it trains is in fp32 beside 16 bits, which only autocast brings together
+    if f["platform"] == "llamafactory" and f["kbit_prepared"] and f["quantization"] in QUANTIZED:
+        return False  # it does not call prepare_model_for_kbit_training
     if cell.spec.kind == "encoder" and (f["platform"] != "hf" or f["packing"]):
         return False
     if f["seq_len"] + f["num_virtual_tokens"] > _positions(cell.spec):

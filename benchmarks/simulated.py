@@ -2,7 +2,7 @@
 
 Two sources say what the batches of their loops were: PEFT's MetaMathQA benchmark (an average batch, then, after the
 cache was emptied, the longest) and fitcheck (full length, twice). A third ran libraries whose sources say what they did
-otherwise (fms_stack.py). Each job is traced in a process forked from one that has already imported the libraries; its
+otherwise (old_stacks.py). Each job is traced in a process forked from one that has already imported the libraries; its
 answer is kept under a fingerprint of the job.
 """
 
@@ -14,8 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fms_stack import Change, make_changes
 from benchmarks.model_configs import model_spec
+from benchmarks.old_stacks import Change, make_changes
 from benchmarks.rows import PEFT_BATCHES, MeasuredRow
 from estimators.simulate.job import Job
 from estimators.simulate.result import Simulation
@@ -23,7 +23,7 @@ from estimators.simulate.trace import Stage
 from profiles.catalog import find_gpu
 from profiles.errors import AdviseError
 from profiles.gpu import Hardware
-from profiles.plan import Plan
+from profiles.plan import QUANTIZED, Plan
 
 RESULTS = Path(__file__).parent / "results" / "simulated.jsonl"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl")
@@ -51,8 +51,10 @@ def job_of(row: MeasuredRow) -> Job | None:
         return None
     if row.source == "fitcheck":
         plan = row.plan.replace(padding_mask=False)
-        expand = plan.attention == "sdpa"
-        return Job(plan=plan, model=model, hardware=hardware, expand_kv_heads=expand, release_outputs=True, load="to")
+        loop = {"expand_kv_heads": plan.attention == "sdpa", "release_outputs": True, "load": "to"}
+        if changes_of(row):  # weights that are loaded ahead of others are not those of one layer
+            loop["layers"] = "whole"
+        return Job(plan=plan, model=model, hardware=hardware, **loop)
     if row.source == "fms":  # its loss is among the changes
         repeats = "Mistral" in row.raw["model"] and "transformers 4.45" in row.raw["version"]  # MistralFlashAttention2
         plan = row.plan.replace(keep_outputs=None)
@@ -62,6 +64,8 @@ def job_of(row: MeasuredRow) -> Job | None:
 
 def changes_of(row: MeasuredRow) -> frozenset[Change]:
     """What the row's libraries did otherwise than today's."""
+    if row.plan is not None and row.plan.quantization in QUANTIZED and "transformers 5.0.0" in str(row.raw["version"]):
+        return frozenset({"weights ahead"})
     if row.source != "fms":
         return frozenset()
     config, changes = row.raw["framework_config"], set[Change]()

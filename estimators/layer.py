@@ -70,6 +70,7 @@ def _plain(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Lay
     pinned = tape.pinned()
     if setup.prefix_tokens and not (regime.keep_outputs and regime.loss == "full") and regime.quantized != 8:
         tape.drop_graph()  # TRL's fused outputs have no cache
+        pinned = 0.0
     let_go = saved[0] - tape.per_token
     out.grad = tape.alloc(out.width * out.itemsize)
     tape.mark()

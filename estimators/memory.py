@@ -323,12 +323,14 @@ class MemoryModel:
         total_left = head_left + sum(count * p.left for count, p in self._layers)
         candidates: list[Parts] = []
         below = saved - sum(count * alive_of(p) for count, p in self._layers)
+        pinned = tokens * sum(count * p.pinned for count, p in self._layers)
         done = 0.0
         for count, profile in self._layers:
             own = checkpoint if profile.checkpointed else alive_of(profile)
             peak = _at(profile.backward, tokens)
             working = peak if profile.checkpointed else peak - own
-            bottom = max(saved - stays, own) if self.regime.offload_checkpoints else min(saved, own)
+            others = pinned - (0.0 if profile.checkpointed else tokens * profile.pinned)
+            bottom = max(saved - stays, own) if self.regime.offload_checkpoints else min(saved, own + others)
             if self.standing.inputs_held:  # and all gradients of them, but the one that is being read
                 bottom = saved + (self._checkpointed - 2) * checkpoint
             whole, layers_left = self.standing.whole, total_left - head_left

@@ -47,7 +47,8 @@ def load(
     for name in parameters if moved else sorted(parameters, key=_natural):
         layer = layer_index(name, layers)
         tracker.layer = layer if layer is not None else -1
-        _fill(model, name, parameters[name], quantize if name in chosen else None, device)
+        weight = _bring(model, name, parameters[name], device, quantized=name in chosen)
+        _place(model, name, weight, quantize if name in chosen else None)
     tracker.layer = -1
     for name, buffer in list(model.named_buffers()):
         owner, _, leaf = name.rpartition(".")
@@ -90,16 +91,20 @@ def _total_bytes(
     return sum(by_layer.values()) + (num_layers - last - 1) * by_layer[last]
 
 
-def _fill(model: Any, name: str, empty: torch.nn.Parameter, quantize: Any, device: str) -> None:
+def _bring(model: Any, name: str, empty: torch.nn.Parameter, device: str, *, quantized: bool) -> torch.Tensor:
+    module = model.get_submodule(name.rpartition(".")[0])
+    shape = empty.shape[::-1] if quantized and type(module).__name__ == "Conv1D" else empty.shape
+    return torch.empty(shape, dtype=empty.dtype, device=device)
+
+
+def _place(model: Any, name: str, weight: torch.Tensor, quantize: Any) -> None:
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
     if quantize is None:
-        value = torch.empty(empty.shape, dtype=empty.dtype, device=device)
-        setattr(module, leaf, torch.nn.Parameter(value, requires_grad=empty.requires_grad))
+        setattr(module, leaf, torch.nn.Parameter(weight, requires_grad=getattr(module, leaf).requires_grad))
         return
-    shape = empty.shape[::-1] if type(module).__name__ == "Conv1D" else empty.shape
     parent, _, child = owner.rpartition(".")
-    setattr(model.get_submodule(parent), child, quantize(module, torch.empty(shape, dtype=empty.dtype, device=device)))
+    setattr(model.get_submodule(parent), child, quantize(module, weight))
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -1,31 +1,57 @@
-"""What the libraries of fms-acceleration's runs did in 2024 and 2025 and today's do not, for the simulated tier.
+"""What the libraries of published runs did and today's do not, for the simulated tier.
 
-From the sources of transformers 4.48.1 (loss/loss_utils.py), TRL 0.13.0 (trainer/utils.py) and fms-acceleration-foak
-0.7.4 (fused_ops/unsloth_lora/bnb/fast_lora.py). What a plan can say (reentrant checkpoints, fused norms, dropout) is in
-rows.py. Each change is made to a model that the simulated tier has built.
+From the sources of transformers 4.48.1 (loss/loss_utils.py) and 5.0.0 (core_model_loading.py), TRL 0.13.0
+(trainer/utils.py) and fms-acceleration-foak 0.7.4 (fused_ops/unsloth_lora/bnb/fast_lora.py). What a plan can say
+(reentrant checkpoints, fused norms, dropout) is in rows.py.
 """
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 
-Change = Literal["shifted logits", "embeddings in half", "fused LoRA"]
+Change = Literal["shifted logits", "embeddings in half", "fused LoRA", "weights ahead"]
+LOADING_THREADS = 4
 
 
 def make_changes(changes: frozenset[Change]) -> None:
     """Change all models that this process builds from now on."""
     import estimators.simulate.build as builder
 
+    if "weights ahead" in changes:
+        _load_ahead()
     build = builder.build
 
     def changed(*args: Any, **kwargs: Any) -> Any:
         built = build(*args, **kwargs)
-        for change in sorted(changes):
+        for change in sorted(changes & CHANGES.keys()):
             CHANGES[change](built.model.get_base_model())
         return built
 
     builder.build = changed
+
+
+def _load_ahead() -> None:
+    """5.0.0: threads bring whole weights to the card while one after another is quantised. (Later ones wait, where a
+    base is quantised on the fly, since the weights heaped up.)"""
+    import estimators.simulate.build as builder
+    import estimators.simulate.load as loading
+
+    load, place = builder.load, loading._place
+    waiting: deque[tuple[Any, ...]] = deque()
+
+    def place_later(*weight: Any) -> None:
+        waiting.append(weight)
+        if len(waiting) > LOADING_THREADS:
+            place(*waiting.popleft())
+
+    def load_all(*args: Any, **kwargs: Any) -> None:
+        load(*args, **kwargs)
+        while waiting:
+            place(*waiting.popleft())
+
+    loading._place, builder.load = place_later, load_all
 
 
 def _shift_logits(model: Any) -> None:
