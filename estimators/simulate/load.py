@@ -47,8 +47,13 @@ def load(
     for name in parameters if moved else sorted(parameters, key=_natural):
         layer = layer_index(name, layers)
         tracker.layer = layer if layer is not None else -1
-        weight = _bring(model, name, parameters[name], device, quantized=name in chosen)
-        _place(model, name, weight, quantize if name in chosen else None)
+        quantized = name in chosen
+        _place(
+            model,
+            name,
+            _bring(model, name, parameters[name], device, quantized=quantized),  # nobody else holds it
+            quantize if quantized else None,
+        )
     tracker.layer = -1
     for name, buffer in list(model.named_buffers()):
         owner, _, leaf = name.rpartition(".")

@@ -152,6 +152,7 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int, tuple[Operation, ...]]
         expand_kv_heads=job.expand_kv_heads,
         flash_dtype=_flash_dtype(job),
     )
+    import torch._dynamo.source  # noqa: F401  # first imported in a trace, it would keep the frames that lead to it
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from estimators.simulate.build import build
