@@ -3,7 +3,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from estimators.answer import Estimate, MemoryEstimate, Phase
-from estimators.child import Child
 from estimators.margins import allocated_interval, replayed_interval
 from estimators.methods import get_method
 from estimators.overhead import device_interval
@@ -37,16 +36,11 @@ def estimate_simulated(
     if mean < 0 and not plan.packing:
         shorter = job.replace(plan=plan.replace(seq_len=plan.seq_len + mean, mean_len=None))
         with ThreadPoolExecutor() as pool:
-            longest, usual = pool.map(lambda job: _run(job, seconds), (job, shorter))
+            longest, usual = pool.map(lambda each: ask(each, seconds), (job, shorter))
     else:
-        longest = usual = _run(job, seconds)
+        longest = usual = ask(job, seconds)
     speed = speed_from_simulation(usual, plan, model, hardware, calibration=calibration)
     return Estimate(memory=memory_from_simulation(longest, plan, model, hardware), speed=speed)
-
-
-def _run(job: Job, seconds: float) -> Simulation:
-    with Child() as child:
-        return ask(child, job, seconds)
 
 
 def memory_from_simulation(simulation: Simulation, plan: Plan, model: ModelSpec, hardware: Hardware) -> MemoryEstimate:

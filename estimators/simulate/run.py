@@ -37,14 +37,14 @@ def simulate(
     """
     written = None if snapshot is None else str(Path(snapshot).absolute())
     job = Job(plan=plan, model=model, hardware=hardware, layers=layers, batches=batches, snapshot=written)
-    if child is not None:
-        return ask(child, job, seconds)
-    with Child() as own:
-        return ask(own, job, seconds)
+    return ask(job, seconds, child)
 
 
-def ask(child: Child, job: Job, seconds: float = 60) -> Simulation:
-    """Let the child run its one job; see `simulate`."""
+def ask(job: Job, seconds: float = 60, child: Child | None = None) -> Simulation:
+    """Let the child, or one of its own, run the job; see `simulate`."""
+    if child is None:
+        with Child() as own:
+            return ask(job, seconds, own)
     found = json.loads(child.ask(job.model_dump_json(), seconds))
     if "error" in found:
         error = found["error"]
