@@ -210,10 +210,11 @@ def _step(doc: Document) -> dict[str, Any]:
     }
     if doc.flag("enable_liger_kernel") or doc.flag("use_liger_kernel"):
         fields["loss_kernel"] = "chunked"
-    if not doc.flag("use_reentrant_gc", True):
-        fields["reentrant"] = False
-    if doc.flag("use_unsloth"):
+    reentrant = doc.flag("use_reentrant_gc", True)
+    if doc.flag("use_unsloth"):  # its checkpoints are always reentrant
         fields |= {"platform": "unsloth", "gradient_checkpointing": "unsloth"}
+    elif not reentrant:
+        fields["reentrant"] = False
     return fields
 
 

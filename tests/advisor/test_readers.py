@@ -252,3 +252,5 @@ def test_kernels_and_reentrant_checkpoints_are_read():
                "enable_liger_kernel": True, "use_reentrant_gc": False}  # fmt: skip
     plan = get_reader("llamafactory").read(factory, lambda path: None).plan
     assert (plan.fused_ops, plan.reentrant, plan.loss_kernel) == (None, False, "chunked")
+    unsloth = get_reader("llamafactory").read(factory | {"use_unsloth": True}, lambda path: None).plan
+    assert (unsloth.platform, unsloth.reentrant) == ("unsloth", None)  # its checkpoints ask no one
