@@ -2,26 +2,25 @@
 start before its parent has read them.
 """
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from profiles.errors import AdviseError
 from profiles.units import GIB
 
 ROOT = Path(__file__).parents[1]
+RSS_BYTES = 2 * GIB  # its limit
 HINT = "the analytic estimate stands"
 
 
 class Child:
-    """A process for one job. It imports torch while its parent finds out what to ask; `with` ends it in any case.
+    """A process for one job. It imports torch while its parent finds out what to ask; `with` ends it in any case."""
 
-    rss_gib: memory limit.
-    """
-
-    def __init__(self, rss_gib: float = 2) -> None:
+    def __init__(self) -> None:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
             "CUDA_VISIBLE_DEVICES": "",
@@ -30,7 +29,7 @@ class Child:
             "OMP_NUM_THREADS": "1",
             "PYTHONWARNINGS": "ignore",
         }
-        command = [sys.executable, "-m", "estimators.simulate", "--worker", "--rss-bytes", str(round(rss_gib * GIB))]
+        command = [sys.executable, "-m", "estimators.simulate", "--worker", "--rss-bytes", str(RSS_BYTES)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
 
@@ -41,8 +40,8 @@ class Child:
         self._process.kill()
         self._process.communicate()
 
-    def ask(self, job: str, seconds: float) -> str:
-        """Hand over the job as JSON; return the answer, JSON if the child came so far.
+    def ask(self, job: str, seconds: float) -> dict[str, Any]:
+        """Hand over the job as JSON; return the answer, read.
 
         Raises:
             AdviseError: "simulation-limit": no answer within `seconds`; "simulation-failed": the child broke down.
@@ -53,8 +52,10 @@ class Child:
             raise AdviseError(
                 "simulation-limit", f"the simulation took more than {seconds:g} s and was stopped", HINT
             ) from None
-        if not answer.startswith("{"):
+        try:
+            found: dict[str, Any] = json.loads(answer)
+        except ValueError:
             last = (complaints.strip().splitlines() or ["no message"])[-1]
             code = self._process.returncode
-            raise AdviseError("simulation-failed", f"the simulator ended with code {code}: {last}", HINT)
-        return answer
+            raise AdviseError("simulation-failed", f"the simulator ended with code {code}: {last}", HINT) from None
+        return found

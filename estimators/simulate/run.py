@@ -1,6 +1,5 @@
 """The parent's side: hand a child process a job and read its answer."""
 
-import json
 from pathlib import Path
 
 from estimators.child import Child
@@ -45,7 +44,7 @@ def ask(job: Job, seconds: float = 60, child: Child | None = None) -> Simulation
     if child is None:
         with Child() as own:
             return ask(job, seconds, own)
-    found = json.loads(child.ask(job.model_dump_json(), seconds))
+    found = child.ask(job.model_dump_json(), seconds)
     if "error" in found:
         error = found["error"]
         raise AdviseError(error["code"], error["message"], error["hint"])
