@@ -8,13 +8,11 @@ TEMPLATE = (
 )
 
 
-def build_model(folder: Path, *, bias: bool = False) -> Path:
-    """A Llama of 90 000 random weights, with a tokenizer of bytes."""
-    import torch
+def save_tokenizer(folder: Path) -> int:
+    """A tokenizer of bytes into `folder`; returns how many tokens it has."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-    torch.manual_seed(0)
     tokens = ["<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -22,8 +20,17 @@ def build_model(folder: Path, *, bias: bool = False) -> Path:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")  # no pad token, as Llama's
     fast.chat_template = TEMPLATE
     fast.save_pretrained(folder)
+    return len(tokens)
+
+
+def build_model(folder: Path, *, bias: bool = False) -> Path:
+    """A Llama of 90 000 random weights, with a tokenizer of bytes."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokens), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=save_tokenizer(folder), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=512, attention_bias=bias, tie_word_embeddings=True,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
