@@ -30,8 +30,9 @@ def build_model(folder: Path, *, bias: bool = False) -> Path:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=save_tokenizer(folder), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, attention_bias=bias, tie_word_embeddings=True,
+        vocab_size=save_tokenizer(folder), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, attention_bias=bias,
+        tie_word_embeddings=True,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
