@@ -7,7 +7,9 @@ from estimators.interval import Interval
 from profiles.record import Record
 
 Basis = Literal["analytic", "simulated", "measured"]
-PhaseName = Literal["load", "sampling", "forward_end", "loss", "layer_backward", "embedding_backward", "optimizer_step"]
+PhaseName = Literal[
+    "load", "sampling", "forward_end", "loss", "layer_backward", "embedding_backward", "optimizer_step", "evaluation",
+]  # fmt: skip
 ComponentName = Literal[
     "base_weights", "adapter_weights", "gradients", "optimizer_states", "optimizer_temporary", "saved_activations",
     "layer_working_set", "logits", "dequantized_weights", "kv_cache", "gathered", "workspace", "inputs", "rounding",

@@ -1,6 +1,6 @@
 """One layer as Unsloth's fused autograd functions run it, on a tape.
 
-From the sources of unsloth 2026.10.9 (kernels/fast_lora.py LoRA_QKV, LoRA_W, LoRA_MLP; rms_layernorm.py; swiglu.py;
+From the sources of unsloth 2026.10.7 (kernels/fast_lora.py LoRA_QKV, LoRA_W, LoRA_MLP; rms_layernorm.py; swiglu.py;
 rope_embedding.py; qk_norm_rope.py; utils/attention_dispatch.py), not from a run: RMSNorm keeps its input and one
 statistic a row and (but for Gemma) writes its gradient over the incoming one; rotary is in place; QKV and MLP write
 their input's gradient over the input; the MLP keeps its input and the two halves, and computes its gradients into them;

@@ -15,6 +15,7 @@ from profiles.model import Linear, Norm
 
 FP32 = 4
 INT8 = 1
+INT8_OUTLIERS = 2 + 1  # backends/cuda/ops.py int8_vectorwise_quant: |x| in fp16, and which of it is above the threshold
 FP16 = 2
 BNB_BLOCK = 64  # bitsandbytes' blocksize of 4-bit weights: one absmax (fp32) each
 PARAMETER = Buffer(0.0, 0.0)  # a frozen weight that a product saves: no bytes of its own, but backward reads it
@@ -123,8 +124,8 @@ def _linear_bnb(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
         return out
     # int8: the input is kept as it came; backward dequantises CB into the input's dtype (copy, then in place)
     half = 0 if regime.compute_dtype == "fp16" and x.itemsize == regime.compute else FP16
-    tape.scratch(x.width * half)  # what is quantised
     codes = tape.alloc(x.width * INT8)
+    tape.scratch(x.width * (half + INT8_OUTLIERS))  # what is quantised
     y = tape.op(
         x,
         width=lin.out_features * tokens,

@@ -3,7 +3,7 @@
 full: transformers' ForCausalLMLoss (loss/loss_utils.py): logits, an fp32 copy, log_softmax; 14 V bytes a token at the
 peak while the outputs are held, 12 V once they are not. fused: TRL 1.16's LM head (trl/kernels/chunked_logprob.py): one
 tile of 4096 x 32768 logits, an fp32 gradient of the hidden states. chunked: Liger's and Unsloth's, which compute the
-gradient during forward, some rows (Unsloth: or tiles) at a time. Preference losses that read all logits: preference.py.
+gradient during forward, some rows at a time. Preference losses that read all logits: preference.py.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from estimators.layer_ops import FP32, Scope
 from estimators.preference import log_probs, odds_ratio
 from estimators.regime import LossPath, Regime
 from estimators.tape import Line, Tape, Tensor
-from estimators.unsloth_loss import SPLIT_COLUMNS, STATISTICS, LossTile, loss_tile
+from estimators.unsloth_loss import COPIES, chunk_rows
 from profiles.model import Linear, ModelSpec, Norm
 
 INDEX_BYTES = 8
@@ -82,20 +82,29 @@ def run_head(
     if regime.loss == "fused":
         return _fused(scope, model, hidden, tokens), None
     if regime.fused_kernels:
-        return _unsloth(scope, hidden, model.head, unsloth_tile(model, regime, setup, tokens)), None
+        return _unsloth(scope, hidden, model.head, unsloth_rows(model, regime, setup, tokens)), None
     return _chunked(scope, hidden, model.head, liger_rows(model, regime, tokens)), None
 
 
-def unsloth_tile(model: ModelSpec, regime: Regime, setup: LayerSetup, tokens: int) -> LossTile | None:
-    """The tile of logits that Unsloth's loss makes of `tokens`; None where the loss is another."""
+def evaluation_bytes(model: ModelSpec, regime: Regime) -> int:
+    """Bytes a token of an evaluation that makes all logits: the head's product, its fp32 copy, log_softmax of that."""
+    product = regime.compute if regime.autocast else regime.stream
+    copied = product if product < FP32 else 0
+    return model.vocab_size * (copied + 2 * FP32)
+
+
+def unsloth_rows(model: ModelSpec, regime: Regime, setup: LayerSetup, tokens: int) -> int:
+    """Rows of the chunks that Unsloth's loss cuts `tokens` into; 0 where the loss is another."""
     if regime.loss != "chunked" or not regime.fused_kernels or model.head is None:
-        return None
-    return loss_tile(
+        return 0
+    head = model.head
+    of_head = head.weight_parameters * regime.base if setup.trains_weights or setup.trains_head else 0.0
+    return chunk_rows(
         tokens=tokens,
-        hidden_size=model.head.in_features,
-        vocab_size=model.head.out_features,
-        tiled_from=regime.loss_tiled_from,
-        trains_head=setup.trains_weights or setup.trains_head,
+        vocab_size=head.out_features,
+        budget=regime.loss_budget,
+        fixed=tokens * head.in_features * regime.stream + 2 * of_head,
+        equal=regime.equal_lengths,
     )
 
 
@@ -245,20 +254,19 @@ def _chunked(scope: Scope, hidden: Tensor, head: Linear, rows: int) -> Tensor:
     return loss
 
 
-def _unsloth(scope: Scope, hidden: Tensor, head: Linear, tile: LossTile | None) -> Tensor:
-    """unsloth_zoo (fused_losses/fused_linear.py): one buffer of logits, in which their gradient is written; rows with
-    a label are picked; the gradients of hidden states and head are kept, and scaled into new tensors in backward."""
-    assert tile is not None
+def _unsloth(scope: Scope, hidden: Tensor, head: Linear, rows: int) -> Tensor:
+    """unsloth_zoo (fused_losses/cross_entropy_loss.py): a compiled chunk makes its logits and their gradient, then the
+    head's gradient beside that; the gradients of hidden states and head are kept, and scaled into new tensors in
+    backward."""
     tape, regime = scope.tape, scope.regime
+    product = regime.compute if regime.autocast else hidden.itemsize
     gradient = tape.alloc(hidden.width * hidden.itemsize)
-    index = tape.alloc(3 * INDEX_BYTES)
     weight = head.weight_parameters * regime.base if scope.trains_weights else 0.0
     of_weight = tape.alloc(0.0, weight)
-    row = hidden.width * regime.compute + hidden.width * FP32
-    row += STATISTICS * -(-head.out_features // SPLIT_COLUMNS) if tile.tiled else hidden.width * hidden.itemsize
-    half = head.weight_parameters * regime.compute if regime.base > regime.compute else 0.0
-    tape.scratch(0.0, tile.n_bytes + tile.rows * row + half)
-    tape.release(index)
+    logits = float(rows * head.out_features * product)
+    narrowed = rows * hidden.width * product if hidden.itemsize > product else 0.0
+    half = head.weight_parameters * product if regime.base > product else 0.0
+    tape.scratch(0.0, narrowed + half + logits + max((COPIES - 1) * logits, weight))
     loss = tape.op(
         hidden, width=0.0, itemsize=FP32, saved=[gradient, of_weight],
         weight_grad=0.0 if scope.accumulates else weight, scratch=(0.0, weight if scope.accumulates else 0.0),

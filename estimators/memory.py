@@ -11,10 +11,11 @@ from dataclasses import replace
 
 from estimators.answer import Component, ComponentName, MemoryEstimate, Phase, PhaseName
 from estimators.attention_ops import FLASH_ROW_BLOCK
+from estimators.embedding import embedding_sums
 from estimators.generation import generation_parts
 from estimators.layer import LayerProfile, LayerSetup, profile_layer, stream_itemsize
 from estimators.layer_ops import FP32
-from estimators.logits import TRL_TOKEN_TILE, HeadProfile, liger_rows, profile_head, unsloth_tile
+from estimators.logits import TRL_TOKEN_TILE, HeadProfile, evaluation_bytes, liger_rows, profile_head, unsloth_rows
 from estimators.margins import allocated_interval, reserved_interval
 from estimators.methods import Method, get_method
 from estimators.methods.scalar_head import task_model
@@ -237,6 +238,9 @@ class MemoryModel:
             ("logits", held),
         ]
         phases.append(("optimizer_step", [*fixed, *last]))
+        if regime.evaluates_logits:
+            logits = float(evaluation_bytes(model, regime) * self.seq_len)
+            phases.append(("evaluation", [*fixed, ("gathered", whole.forward), ("logits", logits)]))
         return phases
 
     def _sampling(self, rows: int) -> Parts:
@@ -248,10 +252,10 @@ class MemoryModel:
         )
 
     def _head(self, tokens: int) -> HeadProfile:
-        """The head's profile differs only in whether TRL's tile of rows is full, in Unsloth's tile and Liger's rows."""
+        """The head's profile differs only in whether TRL's tile of rows is full, in Unsloth's and Liger's rows."""
         tile = (
             tokens > TRL_TOKEN_TILE,
-            unsloth_tile(self.model, self.regime, self.setup, tokens),
+            unsloth_rows(self.model, self.regime, self.setup, tokens),
             liger_rows(self.model, self.regime, tokens),
         )
         if tile not in self._heads:
@@ -361,14 +365,16 @@ class MemoryModel:
         return max(candidates, key=_total)
 
     def _embedding_backward(self, fixed: Parts, tokens: int, held: float) -> Parts:
-        """embedding_dense_backward: a dense gradient. Of a tied head it is the second one, added into the first before
-        the parameter gets any; one that exists is added to last."""
+        """embedding_dense_backward: a dense gradient, and its partial sums. Of a tied head it is the second one, added
+        into the first before the parameter gets any; one that exists is added to last."""
         model, regime = self.model, self.regime
         others = int(model.tie_word_embeddings) + int(self.setup.accumulates)
         second = others * model.embeddings[0].parameters * regime.base
         incoming = regime.stream * model.hidden_size * tokens
+        sums = embedding_sums(tokens, model.vocab_size, model.hidden_size)
         gradients = self.standing.gradients
-        return [*fixed, ("gradients", gradients), ("layer_working_set", float(second + incoming)), ("logits", held)]
+        working = float(second + incoming + sums)
+        return [*fixed, ("gradients", gradients), ("layer_working_set", working), ("logits", held)]
 
 
 _CACHE_SIZE = 1024
@@ -388,8 +394,8 @@ def memory_model(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> MemoryModel:
         InvalidInputError: target_modules names a module that the model does not have.
     """
     key = (
-        id(model), id(gpu), has_mask(plan), plan.micro_batch_size > 1, plan.packing,
-        plan.gradient_accumulation_steps > 1,
+        id(model), id(gpu), has_mask(plan), plan.padding_mask is False, plan.micro_batch_size > 1, plan.packing,
+        plan.gradient_accumulation_steps > 1, plan.eval_fraction > 0,
         str(plan.method_options), *(v for k, v in plan.__dict__.items() if k not in _BATCH_AND_SCHEDULE),
     )  # fmt: skip
     known = _models.get(key)

@@ -1,6 +1,6 @@
 """What Unsloth keeps on the card beside its layers: the two buffers of offloaded checkpoints, a dense weight.
 
-unsloth_zoo 2026.10.9 gradient_checkpointing.py (UnslothCheckpointFunction); unsloth kernels/utils.py (_scratch).
+unsloth_zoo 2026.10.7 gradient_checkpointing.py (UnslothCheckpointFunction); unsloth kernels/utils.py (_scratch).
 """
 
 from estimators.fused_layer import is_fused, shared_weight_bytes

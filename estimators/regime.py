@@ -10,11 +10,11 @@ from typing import Literal
 
 from estimators.methods import get_method
 from estimators.tasks import sequences
+from estimators.unsloth_loss import loss_budget
 from profiles.gpu import GpuSpec
 from profiles.model import ModelSpec
 from profiles.plan import FOUR_BIT, QUANTIZED, FloatType, FusedOp, LossKernel, Plan, Task
 from profiles.scheme import DTYPE_BYTES
-from profiles.units import GIB
 
 # Beside the plan's kernels: LLaMA-Factory's preference losses and value head, TRL's ORPO, over all logits
 LossPath = LossKernel | Literal["log-probs", "log-probs-dpo", "log-probs-kto", "odds-ratio", "value"]
@@ -26,11 +26,8 @@ WITHOUT_SDPA = frozenset({"bloom", "deberta-v2", "gpt_neo", "gptj"})
 FLASH_MAX_HEAD_DIM = 256  # aten/native/transformers/cuda/sdp_utils.cpp: check_head_dim_size_flash
 GROUPED_MIN_CAPABILITY = (8, 0)  # transformers integrations/moe.py _can_use_grouped_mm
 FLASH_MIN_CAPABILITY = (8, 0)  # check_flash_attention_hardware_support
-# unsloth 2026.10.9 models/loader.py: families with layers of Unsloth's own; all others run transformers', compiled
+# unsloth 2026.10.7 models/loader.py: families with layers of Unsloth's own; all others run transformers', compiled
 UNSLOTH_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"})
-# unsloth_zoo 2026.10.9 fused_losses/fused_linear.py _flash_min_rows_auto: from how many tokens the loss goes over
-# tiles of the vocabulary; at once on cards of up to 24.5 GiB, never before compute capability 8.0
-UNSLOTH_TILED_ROWS = 4096
 # llamafactory 0.9.5 model/model_utils/liger_kernel.py, of those that liger-kernel 0.8.5 has; not Granite, for which
 # transformers/monkey_patch.py has no fused loss. It leaves Glm4's rotary and Mixtral's router as they are.
 LIGER_FAMILIES = frozenset(
@@ -42,8 +39,6 @@ LIGER_NORMS_APART = frozenset({"gemma2", "gemma3_text", "glm4", "olmo2"})
 LLAMAFACTORY_LOSSES: dict[Task, LossPath] = {
     "dpo": "log-probs-dpo", "orpo": "log-probs", "kto": "log-probs-kto", "reward": "value",
 }  # fmt: skip
-UNSLOTH_SMALL_CARD = 24.5 * GIB
-NEVER = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +54,8 @@ class Regime:
     grouped: experts run in one kernel. `quantized`: 4 or 8 bits, 0 for none. fused_kernels: the
     platform is Unsloth; fused_layers: it runs layers of its own for this model and method; fused_ops: what the other
     layers run in kernels of Liger or the like; norms_in_place: such a norm writes its gradient over the incoming one;
-    loss_tiled_from: tokens from which Unsloth's loss makes tiles of the vocabulary instead of rows of all of it.
+    loss_budget: bytes that Unsloth's loss aims at; equal_lengths: all batches have the same number of tokens.
+    evaluates_logits: held-out rows are evaluated with whole logits, though training makes none (Liger's lce_forward).
     """
 
     compute: int
@@ -89,7 +85,9 @@ class Regime:
     fused_layers: bool
     fused_ops: frozenset[FusedOp]
     norms_in_place: bool
-    loss_tiled_from: int
+    loss_budget: float
+    equal_lengths: bool
+    evaluates_logits: bool
     use_cache: bool
     compute_dtype: FloatType
 
@@ -163,7 +161,9 @@ def resolve_regime(plan: Plan, model: ModelSpec, gpu: GpuSpec) -> Regime:
         fused_layers=fused_layers,
         fused_ops=_fused_ops(plan, model),
         norms_in_place=model.model_type not in LIGER_NORMS_APART,
-        loss_tiled_from=_loss_tiled_from(gpu),
+        loss_budget=loss_budget(gpu.memory_bytes),
+        equal_lengths=plan.padding_mask is False,
+        evaluates_logits=_runs_liger(plan, model) and plan.eval_fraction > 0,
         use_cache=plan.use_cache and plan.gradient_checkpointing == "none",
         compute_dtype=compute_dtype,
     )
@@ -195,12 +195,6 @@ def runs_unsloth_layers(plan: Plan, model: ModelSpec) -> bool:
     if plan.platform != "unsloth" or model.model_type not in UNSLOTH_FAMILIES or plan.quantization == "int8":
         return False
     return get_method(plan.method).peft_type == "LORA" and plan.task != "classification"
-
-
-def _loss_tiled_from(gpu: GpuSpec) -> int:
-    if (gpu.compute_capability or FLASH_MIN_CAPABILITY) < FLASH_MIN_CAPABILITY:
-        return NEVER
-    return 0 if gpu.memory_bytes <= UNSLOTH_SMALL_CARD else UNSLOTH_TILED_ROWS
 
 
 def _compute_dtype(plan: Plan, gpu: GpuSpec) -> FloatType:

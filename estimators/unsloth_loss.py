@@ -1,51 +1,33 @@
-"""How Unsloth's loss cuts the logits: rows of the whole vocabulary, or tiles of both.
+"""How Unsloth's loss cuts the logits: a chunk of rows at a time, over the whole vocabulary.
 
-unsloth_zoo 2026.10.9, fused_losses/fused_linear.py: fused_linear_rows, _tiled_layout, _ce_impl, with the constants'
-defaults. Half of the free memory is taken to be above its 2 GiB budget.
+unsloth_zoo 2026.10.7, fused_losses/cross_entropy_loss.py: get_chunk_size, _get_chunk_multiplier, UnslothFusedLoss. The
+compiled chunk holds its logits and their gradient, both in the product's dtype (seen on an H200).
 """
 
-from dataclasses import dataclass
+from profiles.units import GIB
 
-from profiles.units import GIB, MIB
-
-LOGIT_BYTES = 4  # fp32 logits; their gradient is written over them
-BUDGET = 2 * GIB  # _CHUNK_GB
-MAX_ROWS = 4096
-MIN_ROWS = 512
-MIN_LOGITS = 512 * 151_936
-SPLIT_COLUMNS = 16_384
-TILE_ROWS = 4096  # _BWD_ROWS
-TILE_BYTES = 256 * MIB  # _BWD_TILE_BYTES
-STATISTICS = 8 * 4  # of each row and split, fp32
+CHUNK_BYTES = 16  # _CE_BYTES_PER_LOGIT: what the source reckons with for a logit, uncompiled
+LARGEST_BUDGET = 4 * GIB  # _CE_TARGET_GB_CAP
+FREE_SHARE = 0.5  # of the free memory
+COPIES = 2  # logits and gradient
 
 
-@dataclass(frozen=True, slots=True)
-class LossTile:
-    """Rows and columns of the logits that are alive at once. `tiled`: the columns are not all of the vocabulary."""
-
-    rows: int
-    columns: int
-    tiled: bool
-
-    @property
-    def n_bytes(self) -> int:
-        """The buffer, which all tiles share."""
-        return self.rows * self.columns * LOGIT_BYTES
+def loss_budget(memory_bytes: float) -> float:
+    """Bytes that the loss aims at on a card of so many; nobody knows beforehand how many of them will be free."""
+    return min(FREE_SHARE * memory_bytes, LARGEST_BUDGET)
 
 
-def loss_tile(*, tokens: int, hidden_size: int, vocab_size: int, tiled_from: int, trains_head: bool) -> LossTile:
-    """The buffer of a micro-batch of `tokens`; a head that is trained is never tiled."""
-    if tokens >= tiled_from and not trains_head and vocab_size > 2 * SPLIT_COLUMNS:
-        rows = min(TILE_ROWS, tokens, TILE_BYTES // (SPLIT_COLUMNS * LOGIT_BYTES))
-        columns = SPLIT_COLUMNS if not tiled_from else max(TILE_BYTES // (rows * LOGIT_BYTES), SPLIT_COLUMNS)
-        whole = -(-vocab_size // SPLIT_COLUMNS) * SPLIT_COLUMNS
-        return LossTile(rows, min(columns - columns % SPLIT_COLUMNS, whole), tiled=True)
-    least = min(max(_power_of_two(MIN_LOGITS / vocab_size), MIN_ROWS), MAX_ROWS)
-    rows = min(max(_power_of_two(tokens * hidden_size / vocab_size), least), MAX_ROWS)
-    rows = min(rows, max(BUDGET // (vocab_size * LOGIT_BYTES), 2), tokens)
-    return LossTile(rows, -(-vocab_size // 8) * 8, tiled=False)
+def chunk_rows(*, tokens: int, vocab_size: int, budget: float, fixed: float, equal: bool) -> int:
+    """Rows of the largest chunk of `tokens`, at least 1.
 
-
-def _power_of_two(x: float) -> int:
-    """The largest power of two that is not above x; 1 below that."""
-    return 1 << max(int(x).bit_length() - 1, 0)
+    fixed: bytes that no chunk makes smaller (gradients of the hidden states, twice that of a trained head). equal:
+    every batch has as many tokens; else a shorter one may come that is just not cut.
+    """
+    a_row = float(vocab_size * CHUNK_BYTES)
+    aim = budget - fixed if 0 < fixed < budget else budget
+    uncut = int(aim / a_row)
+    if tokens <= uncut:
+        return tokens
+    chunks = min(4 * -(-int(tokens * a_row) // int(4 * aim)), tokens)
+    rows = -(-tokens // chunks)
+    return rows if equal else max(rows, uncut, 1)

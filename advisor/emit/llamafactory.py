@@ -50,7 +50,7 @@ COMMENTS = {
     "bf16": "Autocast; without this key LLaMA-Factory computes in the dtype of the weights.",
     "fp16": "Autocast with a gradient scaler; without this key LLaMA-Factory computes in the dtype of the weights.",
     "ddp_timeout": "Seconds: the other cards wait while the first one reads the data.",
-    "per_device_eval_batch_size": "Its default of 8 could need more memory than the training itself.",
+    "per_device_eval_batch_size": "8, its default, could need more memory than training; 1 under Liger (whole logits).",
     "early_stopping_steps": "Evaluations without a gain before the run stops.",
     "metric_for_best_model": "What early stopping looks at; the last state is kept, for no best one is loaded here.",
     "include_num_input_tokens_seen": "Counts tokens; non_padding: without padding.",

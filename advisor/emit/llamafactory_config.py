@@ -212,7 +212,7 @@ def evaluation_arguments(plan: Plan, source: Source) -> Arguments:
         "eval_strategy": "steps",
         "eval_on_start": True,
         "eval_steps": 1 / evaluations(plan),
-        "per_device_eval_batch_size": plan.micro_batch_size,
+        "per_device_eval_batch_size": 1 if plan.loss_kernel == "chunked" else plan.micro_batch_size,
     }
     if plan.early_stopping_patience:
         found["early_stopping_steps"] = plan.early_stopping_patience

@@ -16,10 +16,11 @@ LETTERS: dict[PhaseName, str] = {
     "loss": "l",
     "layer_backward": "B",
     "optimizer_step": "O",
+    "evaluation": "E",
 }
 LEGEND = (
     f"{ALLOCATED} allocated   {RESERVED} reserved, with nothing in it   | a new step",
-    "L load   F forward   l loss   B layers' backward   O optimizer",
+    "L load   F forward   l loss   B layers' backward   O optimizer   E evaluation",
 )
 
 

@@ -6,6 +6,7 @@ Each entry names the source file whose host code makes the choice or the allocat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from estimators.embedding import embedding_sums
 from estimators.regime import FLASH_MAX_HEAD_DIM, FLASH_MIN_CAPABILITY
 
 BF16_MIN_CAPABILITY = (8, 0)
@@ -111,8 +112,21 @@ def _svd(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
     return (args[0].numel() * args[0].dtype.itemsize,)
 
 
+def _embedding_backward(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    grad, indices, rows = args[0], args[1], args[2]
+    return (embedding_sums(indices.numel(), rows, grad.shape[-1]),)
+
+
+def _int8_quantize(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    """bitsandbytes backends/cuda/ops.py int8_vectorwise_quant: |x|, and a mask of outliers."""
+    x, threshold = args[0], args[1] if len(args) > 1 else kwargs.get("threshold", 0.0)
+    return (x.numel() * x.dtype.itemsize, x.numel()) if threshold > 0.0 else ()
+
+
 _RULES = {
     "aten::_linalg_svd": _svd,
+    "aten::embedding_dense_backward": _embedding_backward,
+    "bitsandbytes::int8_vectorwise_quant": _int8_quantize,
     "aten::_scaled_dot_product_flash_attention_backward": _flash_backward,
     "aten::_scaled_dot_product_efficient_attention_backward": _efficient_backward,
     "aten::_safe_softmax": _safe_softmax,

@@ -7,23 +7,23 @@ from typing import Any
 import torch
 
 from estimators.simulate.tracker import Tracker
-from estimators.simulate.unsloth_loss import unsloth_loss
 
 Batch = dict[str, torch.Tensor]
 LossFunction = Callable[[Batch], tuple[Any, torch.Tensor]]
+UnslothLoss = Callable[[Any, Batch], torch.Tensor]  # of a model without its adapter, and a batch
 
 
 def loss_function(
-    kind: str, model: Any, tracker: Tracker, *, use_cache: bool, to_fp32: bool, unsloth_tiled_from: int | None = None
+    kind: str, model: Any, tracker: Tracker, *, use_cache: bool, to_fp32: bool, unsloth: UnslothLoss | None = None
 ) -> LossFunction:
     """Return batch -> (outputs, loss). `to_fp32`: accelerate converts the outputs of an autocast forward.
 
-    unsloth_tiled_from: the chunked loss is Unsloth's, with tiles from so many tokens on; None: it is Liger's.
+    unsloth: the chunked loss is Unsloth's; None: it is Liger's.
     """
     if kind == "fused":
         return _fused(model, tracker)
-    if kind == "chunked" and unsloth_tiled_from is not None:
-        return lambda batch: (None, unsloth_loss(base_model(model), batch, tiled_from=unsloth_tiled_from))
+    if kind == "chunked" and unsloth is not None:
+        return lambda batch: (None, unsloth(base_model(model), batch))
     if kind == "chunked":
         return lambda batch: (None, _chunked(model, batch))
 

@@ -15,6 +15,7 @@ COLORS: dict[PhaseName, str] = {
     "loss": "#fde3c0",
     "layer_backward": "#d8efd3",
     "optimizer_step": "#ead6ee",
+    "evaluation": "#f6d5dc",
 }
 
 

@@ -19,6 +19,7 @@ PHASE_OF: dict[Stage, PhaseName] = {
     "clip": "optimizer_step",
     "optimizer": "optimizer_step",
     "zero": "optimizer_step",
+    "evaluation": "evaluation",
 }
 TIMELINE_POINTS = 400
 

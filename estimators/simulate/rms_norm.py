@@ -1,6 +1,6 @@
 """RMSNorm in one kernel on fake tensors: what it allocates, keeps and overwrites.
 
-Liger's (liger-kernel 0.8.5 ops/rms_norm.py) and Unsloth's (2026.10.9 kernels/rms_layernorm.py Fast_RMS_Layernorm) are
+Liger's (liger-kernel 0.8.5 ops/rms_norm.py) and Unsloth's (2026.10.7 kernels/rms_layernorm.py Fast_RMS_Layernorm) are
 alike in this. Modelled, not traced: Triton's kernels allocate nothing themselves.
 """
 

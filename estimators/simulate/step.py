@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from estimators.simulate.operations import Tally
 from estimators.simulate.optimizers import make_optimizer
 from estimators.simulate.tracker import Tracker
 from estimators.simulate.unsloth_kernels import shared_weights
+from estimators.simulate.unsloth_loss import unsloth_loss
 from estimators.simulate.zero import Zero
 from estimators.tasks import sequences_per_example
 from profiles.model import ModelSpec
@@ -36,7 +38,9 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, tally: T
             tracker,
             use_cache=regime.use_cache,
             to_fp32=regime.outputs_to_fp32 and regime.autocast,
-            unsloth_tiled_from=regime.loss_tiled_from if regime.fused_kernels else None,
+            unsloth=partial(unsloth_loss, budget=regime.loss_budget, equal=regime.equal_lengths)
+            if regime.fused_kernels
+            else None,
         )
     zero = Zero(built.parameters, plan, tracker) if plan.sharding in ("zero1", "zero2") else None
     optimizer = make_optimizer(plan, built.model if zero is None else zero.module)
@@ -87,6 +91,18 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, tally: T
         if job.release_outputs:
             outputs = None
         gc.collect()
+    if regime.evaluates_logits:
+        _evaluate(built, job, regime, tracker)
+
+
+def _evaluate(built: Built, job: Job, regime: Regime, tracker: Tracker) -> None:
+    """One held-out row, as emitted projects evaluate: the model's own loss over all logits, without gradients."""
+    tracker.enter("evaluation")
+    built.model.eval()
+    loss_of = loss_function("full", built.model, tracker, use_cache=False, to_fp32=regime.outputs_to_fp32)
+    autocast = torch.autocast("cuda", dtype=DTYPES[regime.compute_dtype]) if regime.autocast else None
+    with torch.no_grad(), autocast or contextlib.nullcontext():
+        loss_of(_batch(job.plan, job.model, 1, job.plan.seq_len))
 
 
 def _lift_in_this_thread(_: torch.Tensor) -> None:

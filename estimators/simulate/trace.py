@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-Stage = Literal["load", "data", "forward", "loss", "loss_backward", "backward", "clip", "optimizer", "zero"]
+Stage = Literal[
+    "load", "data", "forward", "loss", "loss_backward", "backward", "clip", "optimizer", "zero", "evaluation"
+]
 
 
 @dataclass(slots=True)

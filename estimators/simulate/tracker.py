@@ -55,13 +55,13 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
     # -- where the run is
 
     def enter(self, stage: Stage, layer: int = -1) -> None:
-        """From now on events belong to this stage and layer."""
-        self.stage, self.layer = stage, layer
+        """From now on events belong to this stage and layer; an evaluation is one stage."""
+        self.stage, self.layer = "evaluation" if self.stage == "evaluation" else stage, layer
         marks = self.trace.marks
-        mark = Mark(len(self.trace.events), self.step, stage, layer)
+        mark = Mark(len(self.trace.events), self.step, self.stage, layer)
         if marks and marks[-1].position == mark.position:
             marks.pop()
-        if not marks or (marks[-1].step, marks[-1].stage, marks[-1].layer) != (self.step, stage, layer):
+        if not marks or (marks[-1].step, marks[-1].stage, marks[-1].layer) != (self.step, self.stage, layer):
             marks.append(mark)
 
     def name(self, tensors: Iterable[torch.Tensor | None], label: str, layer: int | None = None) -> None:

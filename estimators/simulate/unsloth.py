@@ -1,7 +1,7 @@
 """Unsloth in the simulated tier: its layers in place of transformers', its checkpoints, its loss.
 
 models/llama.py (LlamaDecoderLayer_fast_forward, LlamaAttention_fast_forward, patch_peft_model), gemma2.py and qwen3.py
-of unsloth 2026.10.9 for the families of `FAST_MODELS`; for all others, for full fine-tuning and for int8 Unsloth runs
+of unsloth 2026.10.7 for the families of `FAST_MODELS`; for all others, for full fine-tuning and for int8 Unsloth runs
 transformers' own layers (models/loader.py: FastModel), compiled, which is simulated as if it were not.
 """
 

@@ -1,6 +1,6 @@
 """Unsloth's gradient checkpointing: each layer's input goes to the host and comes back into one of two buffers.
 
-Modelled from unsloth_zoo 2026.10.9, gradient_checkpointing.py UnslothCheckpointFunction: the buffers live on the card
+Modelled from unsloth_zoo 2026.10.7, gradient_checkpointing.py UnslothCheckpointFunction: the buffers live on the card
 for good; the second is used from the second pass on (free memory above 512 MiB is taken for granted); the last layer's
 input stays on the card after the first pass, and so does every input of 2 MiB or less.
 """

@@ -1,6 +1,6 @@
 """Unsloth's autograd functions on fake tensors: what each allocates, keeps for backward and overwrites.
 
-Modelled from the sources of unsloth 2026.10.9, not traced: the kernels are Triton's, which allocate nothing themselves,
+Modelled from the sources of unsloth 2026.10.7, not traced: the kernels are Triton's, which allocate nothing themselves,
 so their launches are left out and everything around them is as there. kernels/rope_embedding.py Fast_RoPE_Embedding_QK
 and _QK_Positions; qk_norm_rope.py Fast_QK_Norm_RoPE; fast_lora.py LoRA_MLP, LoRA_QKV, LoRA_W; utils.py matmul_lora,
 fast_dequantize. Its RMSNorm is rms_norm.py.

@@ -106,7 +106,7 @@ def _assumptions(job: Job) -> tuple[str, ...]:
         fused = resolve_regime(job.plan, job.model, job.hardware.gpu).fused_ops
         liger = ("Liger's kernels are modelled from the source of 0.8.5, not traced",) if fused else ()
         return (*liger, *SHARDING_NOTES.get(job.plan.sharding, ()))
-    said = "Unsloth's kernels, checkpoints and loss are modelled from the source of 2026.10.9, not traced"
+    said = "Unsloth's kernels, checkpoints and loss are modelled from the source of 2026.10.7, not traced"
     if runs_unsloth_layers(job.plan, job.model):
         return (said, "attention as xformers runs it, a key head for each query head")
     return (said, "Unsloth compiles this model's own layers; here they run uncompiled")
