@@ -127,7 +127,7 @@ class MemoryModel:
         self._held_penalty = self._penalty if kept else 0.0
         self._keeps_gradients = keeps_gradients(plan)
         self._waiting = 0.0  # gradients of AdaLoRA's penalty, until a layer's own are added to them
-        if method.id == "adalora" and self.regime.loss == "full" and self._keeps_gradients:
+        if method.id == "adalora" and (loss == "fused" or (loss == "full" and self._keeps_gradients)):
             self._waiting = self.standing.gradients / self.standing.gradient_share
         self._heads: dict[Hashable, HeadProfile] = {}
         self._shared_weight = shared_weight(model, self.regime, self.setup)

@@ -10,7 +10,9 @@ from estimators.methods.base import AdaptedLinear, TrainedTensors, target_linear
 from estimators.methods.linear_adapter import LinearAdapter
 from profiles.model import ModelSpec
 from profiles.plan import QUANTIZED, Plan
+from profiles.scheme import OptimizerSpec
 
+SCORES = 3  # tuners/adalora/layer.py RankAllocator: importance, and the running means of it and of its uncertainty
 INIT_OVER_TARGET = 1.5  # PEFT's defaults: init_r 12, target_r 8 (tuners/adalora/config.py)
 
 
@@ -50,6 +52,10 @@ class AdaLora(LinearAdapter):
         yield TrainedTensors(elements=x.rank, tensors=x.layers)
         if trains_ranknum(plan):
             yield TrainedTensors(elements=1, tensors=x.layers)
+
+    def state_bytes(self, t: TrainedTensors, optimizer: OptimizerSpec, itemsize: int) -> float:
+        """The optimizer's, and the rank allocator's (RankAllocator.update_ipt)."""
+        return super().state_bytes(t, optimizer, itemsize) + SCORES * t.elements * t.tensors * itemsize
 
     def penalty_elements(self, model: ModelSpec, plan: Plan) -> tuple[int, int]:
         """|A A^T - 1| + |B^T B - 1|, added to the model's own loss (tuners/adalora/model.py)."""

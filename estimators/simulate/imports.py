@@ -1,13 +1,15 @@
 """What the child process does not import: three of eight seconds would go to modules that a trace never calls.
 
 torch's compiler (imported by the first function that is excluded from it), sympy with torch's symbolic sizes, pandas
-with datasets (imported by TRL's utils), a table of transformers' that stands in two places. They are replaced by
-modules that answer every name, most of them with something that does nothing; submodules are still the real ones.
+with datasets (imported by TRL's utils and DPO trainer), a table of transformers' that stands in two places. They are
+replaced by modules that answer every name, most of them with something that does nothing; submodules are still the real
+ones.
 """
 
 import importlib.util
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -22,7 +24,7 @@ MODELS = "transformers.models"  # reads its 1,700 files for their names, as tran
 REAL_SUBMODULES = (COMPILER, MODELS)
 SIZES = "torch.fx.experimental.symbolic_shapes"
 SYMBOLS = ("torch.utils._sympy.functions", "sympy")
-TABLES = ("pandas", "datasets")
+TABLES = ("pandas", "datasets", "datasets.fingerprint")
 
 
 def skip_needless_imports(*, sharded: bool) -> None:
@@ -38,15 +40,14 @@ def skip_needless_imports(*, sharded: bool) -> None:
     if SIZES not in sys.modules and not sharded:
         vars(_stand_in(SIZES, lambda name: type(name, (Exception,), {}))).update(ANSWERS)
     for name in TABLES if sharded else (*SYMBOLS, *TABLES):
-        if name not in sys.modules and importlib.util.find_spec(name) is not None:
+        if name not in sys.modules and importlib.util.find_spec(name.partition(".")[0]) is not None:
             _stand_in(name, lambda name: type(name, (), {}))
     if MODELS not in sys.modules:
         _stand_in(MODELS, _model)
 
 
 def _stand_in(name: str, answer: Callable[[str], Any]) -> ModuleType:
-    spec = importlib.util.find_spec(name)
-    assert spec is not None
+    spec = importlib.util.find_spec(name) or ModuleSpec(name, None)  # a stand-in's submodule cannot be found
     module = ModuleType(name)
     module.__spec__ = spec
     module.__path__ = list(spec.submodule_search_locations or ()) if name in REAL_SUBMODULES else []

@@ -9,7 +9,7 @@ import torch
 
 from estimators.methods.scalar_head import SCALAR_TASKS
 from estimators.regime import Regime
-from estimators.simulate import preference
+from estimators.simulate import adalora, preference
 from estimators.simulate.build import DTYPES, Built
 from estimators.simulate.job import Job
 from estimators.simulate.load import DEVICE, layer_index
@@ -66,6 +66,8 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, tally: T
             autocast = torch.autocast("cuda", dtype=DTYPES[regime.compute_dtype]) if regime.autocast else None
             with autocast or contextlib.nullcontext():
                 outputs, loss = loss_of(batch)
+            if plan.method == "adalora" and regime.loss == "fused":
+                loss = loss + adalora.penalty(built.model)
             _name_cache(outputs, tracker)
             tracker.name(shared_weights(), "dequantized_weights")
             del batch
@@ -120,6 +122,8 @@ def _update(built: Built, plan: Plan, optimizer: Any, tracker: Tracker, *, clip:
     for parameter, state in optimizer.state.items():
         layer = tracker.layer_of(parameter)
         tracker.name([x for x in state.values() if isinstance(x, torch.Tensor)], "optimizer_states", layer)
+    if plan.method == "adalora":
+        tracker.name(adalora.update_scores(built.model), "optimizer_states")
 
 
 def _zero(plan: Plan, optimizer: Any, tracker: Tracker) -> None:
