@@ -14,7 +14,7 @@ from advisor.recommendation import Candidate, Facts
 from advisor.request import Goal, Request
 from estimators.methods import get_method
 from profiles.plan import QUANTIZED
-from profiles.platform import PlatformSpec, load_platforms
+from profiles.platform import Place, PlatformSpec, load_platforms
 from profiles.quality import find_quality
 from profiles.units import format_bytes
 
@@ -68,6 +68,25 @@ def is_emitted(platform: str, facts: Facts) -> bool:
     return facts.task in load_platforms()[platform].emitted_tasks and facts.model.kind != "encoder-decoder"
 
 
+class Ran(NamedTuple):
+    """Where all parts of a plan ran on its platform, each in some run; `never` names the first that ran nowhere."""
+
+    where: Place | None
+    never: str = ""
+
+
+def ran(platform: PlatformSpec, method: str, quantization: str, task: str, *, several: bool) -> Ran:
+    """The evidence of runs for a method of the comparison, the format of its base, the task and `several` cards."""
+    parts = {
+        get_method(method).title: platform.methods[method].ran,
+        quantization: platform.quantizations[quantization].ran,
+        task: platform.tasks[task].ran,
+        **({"several cards": platform.ran_together} if several else {}),
+    }
+    never = next((name for name, where in parts.items() if where is None), "")
+    return Ran(None, never) if never else Ran("cpu" if "cpu" in parts.values() else "gpu")
+
+
 def know(cell: Cell, facts: Facts) -> Known:
     """What is known of a cell."""
     platform = load_platforms()[cell.platform]
@@ -78,7 +97,7 @@ def know(cell: Cell, facts: Facts) -> Known:
         quantization=cell.quantization,
         tier=quality.tier,
         emitted=is_emitted(cell.platform, facts),
-        ran=platform.methods[cell.method].ran,
+        ran=ran(platform, *cell[1:], facts.task, several=facts.hardware.n_gpus > 1).where is not None,
         on_cpu=facts.hardware.gpu.vendor == "CPU",
     )
 
@@ -118,7 +137,9 @@ def _not_emitted(loser: Candidate, winner: Candidate) -> str:
 
 
 def _never_ran(loser: Candidate, winner: Candidate) -> str:
-    return _with_pace(f"{_title(loser)} on {_platform(loser).name} was never run by us", loser, winner)
+    plan, platform = loser.plan, _platform(loser)
+    never = ran(platform, plan.method, plan.quantization, plan.task, several=True).never
+    return _with_pace(f"never run by us on {platform.name}: {never}", loser, winner)
 
 
 def _with_pace(said: str, loser: Candidate, winner: Candidate) -> str:

@@ -4,12 +4,13 @@ import shlex
 from collections.abc import Iterator, Sequence
 from math import ceil
 
-from advisor.criteria import QUALITY_FLOOR, is_emitted
+from advisor.criteria import QUALITY_FLOOR, is_emitted, ran
 from advisor.recommendation import Candidate, Dropped, Facts
 from advisor.request import Request
 from advisor.request_flags import request_flags
 from estimators.methods import get_method
 from profiles.catalog import load_gpus
+from profiles.plan import Plan
 from profiles.platform import load_platforms
 from profiles.quality import find_quality
 from profiles.units import format_bytes, format_duration
@@ -24,14 +25,23 @@ def explain_choice(candidate: Candidate, facts: Facts) -> Iterator[str]:
         yield f"{plan.quantization} base: {candidate.quality.storage.finding}"
     support = platform.methods.get(plan.method)  # of the methods that the platforms are compared by
     if support is not None:
-        ran = "run here on a CPU" if support.ran else "read in its sources, not run here"
-        yield f"{platform.name}: {support.evidence} ({ran})"
+        yield f"{platform.name}: {support.evidence} ({_ran(plan)})"
+    if platform.pace is not None:
+        yield f"{platform.name}: {platform.pace}"
     if not is_emitted(candidate.plan.platform, facts):
         yield f"{platform.name} is run by hand: ftadvise writes no {facts.task} project of this kind for it yet"
     yield from candidate.choices
     largest = sorted(memory.peak.components, key=lambda c: -c.n_bytes)[:2]
     parts = " and ".join(f"{c.name.replace('_', ' ')} ({format_bytes(c.n_bytes)})" for c in largest)
     yield f"the peak comes at {memory.peak_phase.replace('_', ' ')}, mostly {parts}"
+
+
+def _ran(plan: Plan) -> str:
+    platform = load_platforms()[plan.platform]
+    found = ran(platform, plan.method, plan.quantization, plan.task, several=plan.n_gpus > 1)
+    if found.where is None:
+        return f"read in its sources, never run by us: {found.never}"
+    return "run by us on an H200" if found.where == "gpu" else "run by us on a CPU"
 
 
 def nearest_misses(dropped: Sequence[Dropped], facts: Facts) -> list[Dropped]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from profiles.retention import Retention, RetentionVerdict
+from profiles.units import format_count
 
 # Nats a token on general text. In PEFT's comparison (method_comparison/MetaMathQA, huggingface/peft@5d602fd,
 # Llama-3.2-3B: the change of the loss on Wikipedia) LoRA, DoRA, AdaLoRA and full fine-tuning lie at .022 to .111, soft
@@ -36,6 +37,12 @@ def describe_retention(found: Retention) -> str:
         "forgotten": f"more than {FORGOTTEN} nats: a lower learning rate, fewer steps or a lower rank forget less",
     }[found.verdict]
     return (
-        f"perplexity {math.exp(found.loss_before):.4g} before, {math.exp(found.loss_after):.4g} after "
+        f"perplexity {show_perplexity(found.loss_before)} before, {show_perplexity(found.loss_after)} after "
         f"({found.verdict}: {rise:+.3f} nats a token, {meaning})"
     )
+
+
+def show_perplexity(loss: float) -> str:
+    """'17.73', '192K'."""
+    perplexity = math.exp(loss)
+    return f"{perplexity:.4g}" if perplexity < 1e4 else format_count(perplexity)

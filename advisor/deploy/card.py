@@ -1,6 +1,5 @@
 """The model card of a deployed result: Hugging Face's header, and what was measured."""
 
-import math
 import re
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -11,7 +10,7 @@ from advisor.deploy.merge import MergeCheck
 from advisor.deploy.result import Result
 from advisor.emit.readme import code_span
 from advisor.render.plan import describe_plan
-from advisor.retention import describe_retention
+from advisor.retention import describe_retention, show_perplexity
 from profiles.measurement import Measurement
 from profiles.plan import QUANTIZED
 from profiles.units import format_bytes, format_count
@@ -84,7 +83,7 @@ def measured(found: Measurement) -> list[str]:
         before, after = found.eval_loss_before, found.eval_loss_after
         lines.append(
             f"- held-out lines: loss {before:.4f} before, {after:.4f} after "
-            f"(perplexity {math.exp(before):.4g} and {math.exp(after):.4g})"
+            f"(perplexity {show_perplexity(before)} and {show_perplexity(after)})"
         )
     if found.retention is not None:
         lines.append(f"- general text: {describe_retention(found.retention)}")

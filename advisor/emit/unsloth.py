@@ -1,4 +1,4 @@
-"""Unsloth: a small script over FastLanguageModel and TRL. Written from its sources; not run on a GPU by us."""
+"""Unsloth: a small script over FastLanguageModel and TRL. Written from its sources; run on an H200."""
 
 from typing import Any, ClassVar
 
@@ -21,11 +21,13 @@ STARTS = ("True", "False", "gaussian", "pissa")  # of an adapter, that need noth
 NEVER_PACKED = frozenset({"gemma2"})  # trainer.py PADDING_FREE_BLOCKLIST, of the families with layers of Unsloth's own
 
 NOTES = """\
-## Not verified on a GPU
+## What was run
 
-Unsloth runs on GPUs only and we had none: the arguments here were checked against the signatures of the pinned
-releases, and Unsloth's trainer and data path were run on a CPU over transformers' own layers, but nobody here has seen
-this project train on a GPU. Try it with `max_steps: 5` first.
+Projects like this one were run for 6 to 12 steps on one NVIDIA H200 (torch 2.11.0, the other packages as pinned): LoRA
+over bf16, QLoRA and full fine-tuning of Llama and, LoRA alone, of Qwen 2.5, with random weights. Gemma 2 was still
+compiling after 150 s. What was not run: other models and cards, several cards, fp16, int8, DoRA, rsLoRA, PiSSA, plain
+text. There the arguments were only checked against the signatures of the pinned releases. Try it with `max_steps: 5`
+first.
 
 ## Licences
 
@@ -62,7 +64,7 @@ class Unsloth(ScriptEmitter):
         return build_config(plan, model, model_ref)
 
     def files(self, plan: Plan, model: ModelSpec, source: Source, forecast: Forecast | None) -> dict[str, str]:
-        """What all projects of a script have; the page says what was not verified, and the licences."""
+        """What all projects of a script have; the page says what was run, and the licences."""
         found = super().files(plan, model, source, forecast)
         return {**found, "README.md": f"{found['README.md']}\n{NOTES}"}
 

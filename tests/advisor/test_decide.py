@@ -213,3 +213,25 @@ def test_what_cannot_be_written_has_no_next_command(make_facts):
     assert answer.best is not None
     assert answer.next_commands == ()
     assert any("by hand" in reason for reason in answer.reasons)
+
+
+@pytest.mark.parametrize(
+    ("known", "asked", "never"),
+    [
+        ({}, {"quantizations": ("int8",)}, "int8"),
+        ({"n_gpus": 2}, {"methods": ("lora",), "quantizations": ("bf16",)}, "several cards"),
+        ({"task": "pretrain"}, {"methods": ("full",), "quantizations": ("bf16",)}, "pretrain"),
+    ],
+)
+def test_what_ran_elsewhere_is_no_run_of_this(make_facts, known, asked, never):
+    """LoRA, QLoRA and full fine-tuning ran on Unsloth, but over bf16 and 4 bits alone, on instructions, on one card."""
+    found = decide(Request(model="small-llama", **asked), make_facts(gib=80, **known))
+    assert found.best.plan.platform != "unsloth"
+    theirs = next(r for r in found.runner_ups if r.candidate.plan.platform == "unsloth")
+    assert (theirs.criterion, theirs.why_not) == ("ran", f"never run by us on Unsloth: {never}")
+
+
+def test_what_ran_on_all_platforms_is_decided_by_other_questions(make_facts):
+    found = decide(Request(model="small-llama", methods=("lora",), quantizations=("bf16",)), make_facts(gib=80))
+    assert {r.candidate.plan.platform for r in found.runner_ups} == {"llamafactory", "unsloth"}
+    assert "ran" not in {r.criterion for r in found.runner_ups}

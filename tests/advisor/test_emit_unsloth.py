@@ -197,12 +197,12 @@ def test_two_cards_are_launched_by_accelerate() -> None:
     assert "accelerate.commands.launch" in emission.command
 
 
-def test_the_project_pins_its_versions_and_says_what_was_not_verified() -> None:
+def test_the_project_pins_its_versions_and_says_what_was_run() -> None:
     files = emit(plan(), MODEL, SOURCE).files
     scripts = {"train.py", "general.py", "precision.py", "progress.py", "rows.py", "running.py"}
     assert set(files) == {*scripts, "config.yaml", "requirements.txt", "README.md", "plan.json"}
     assert "unsloth==2026.10.7\nunsloth_zoo==2026.10.7\n" in files["requirements.txt"]
-    for words in ("Not verified on a GPU", "AGPL-3.0", "LGPL-3.0"):
+    for words in ("What was run", "What was not run", "AGPL-3.0", "LGPL-3.0"):
         assert words in files["README.md"]
 
 

@@ -45,7 +45,10 @@ def test_a_story_names_what_counts_and_its_numbers_are_those_of_the_estimate():
         ({"gradient_checkpointing": "none"}, "activations are kept"),
         ({"gpu": "t4"}, "4-bit with fp16 compute"),
         ({"early_stopping_patience": 3}, "stops early after 3"),
-        ({"platform": "unsloth", "gradient_checkpointing": "unsloth"}, "not run here"),
+        ({"platform": "unsloth", "gradient_checkpointing": "unsloth"}, "run by us on an H200"),
+        ({"platform": "unsloth", "method": "lora", "quantization": "int8"}, "never run by us: int8"),
+        ({"platform": "unsloth", "n_gpus": 2, "sharding": "ddp"}, "never run by us: several cards"),
+        ({"n_gpus": 2, "sharding": "ddp"}, "run by us on a CPU"),
         ({"gpu": {"memory_gib": 24}}, "Its speed is not known"),
         ({"model": "bert-base", "method": "lora", "quantization": "fp32", "task": "classification", "seq_len": 128},
          "classification"),
@@ -98,7 +101,7 @@ def test_the_command_tells_an_emitted_run(capsys, tmp_path):
     assert run(["emit", "--model", "llama-8b", "--gpu", "rtx4090", "--offline", "-o", str(tmp_path / "run")]) == 0
     capsys.readouterr()
     assert run(["explain", str(tmp_path / "run" / "plan.json"), "--offline"]) == 0
-    assert "LoRA on Hugging Face" in capsys.readouterr().out
+    assert "LoRA on Unsloth" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -88,29 +88,27 @@ def test_the_places_that_the_page_names_exist():
 
 
 def test_s1_limited_hardware_is_qlora():
-    """On Unsloth by the comparison. The program agrees that Unsloth is fastest there, but we never ran it, so Hugging
-    Face stands first; and rank 16 is enough where all layers have adapters (QLoRA paper)."""
+    """On Unsloth, as the comparison says: QLoRA ran there and on Hugging Face, the evidence on quality is the same, so
+    time decides before maturity. Rank 16 is enough where all layers have adapters (QLoRA paper)."""
     fields = {"model": "llama-8b", "gpu": "t4", "seq_len": 1024}
     found = best(**fields)
-    assert (found.plan.method, found.plan.quantization, found.plan.platform) == ("qlora", "nf4-dq", "hf")
+    assert (found.plan.method, found.plan.quantization, found.plan.platform) == ("qlora", "nf4-dq", "unsloth")
     assert found.plan.lora_rank == 16
     assert found.plan.target_modules == ("all-linear",)
-    sound = [c for c in ranked(**fields)[0] if c.quality.tier <= 2]
-    assert max(sound, key=lambda c: c.speed.tokens_per_second.expected).plan.platform == "unsloth"
-    runner_up = next(
-        r for r in advise({"offline": True, **fields}).runner_ups if r.candidate.plan.platform == "unsloth"
-    )
-    assert runner_up.criterion == "ran"
-    assert "never run by us" in runner_up.why_not
-    assert "times its speed" in runner_up.why_not
+    answer = advise({"offline": True, **fields})
+    runner_up = next(r for r in answer.runner_ups if r.candidate.plan.method == "qlora")
+    assert (runner_up.candidate.plan.platform, runner_up.criterion) == ("hf", "time")
+    assert any("run by us on an H200" in reason for reason in answer.reasons)
+    assert any("depends on the host" in reason for reason in answer.reasons)
 
 
 def test_s2_medium_resources_are_lora_and_llamafactory_for_mixed_teams():
-    """By the comparison LLaMA-Factory for all; the program keeps it for teams that want no code."""
+    """By the comparison LLaMA-Factory for all; the program keeps it for teams that want no code. Among the rest time
+    decides: LoRA ran on all three, and Unsloth is the fastest by the estimate; in our runs it was faster too."""
     fields = {"model": "qwen-7b", "gpu": "rtx4090"}
     mixed, coders = best(**fields, skill="low-code"), best(**fields)
     assert (mixed.plan.method, mixed.plan.platform) == ("lora", "llamafactory")
-    assert (coders.plan.method, coders.plan.platform) == ("lora", "hf")
+    assert (coders.plan.method, coders.plan.platform) == ("lora", "unsloth")
 
 
 def test_s3_ample_resources_are_full_fine_tuning_if_quality_comes_first():

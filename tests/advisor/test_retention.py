@@ -7,7 +7,7 @@ import pytest
 from advisor.feedback import compare, measure_run
 from advisor.general_text import FILE, write_general_text
 from advisor.launch.metrics import read_course
-from advisor.retention import FORGOTTEN, describe_retention, judge_retention
+from advisor.retention import FORGOTTEN, describe_retention, judge_retention, show_perplexity
 from profiles.errors import InvalidInputError
 from tests.advisor.test_launch_feedback import gpu_events, make_run
 
@@ -62,6 +62,10 @@ def test_a_run_tells_it(tmp_path: Path) -> None:
     assert found.retention is not None
     assert found.retention.verdict == "forgotten"
     assert compare(found, None)[-1].startswith("general text: perplexity 17.73 before, 48.18 after (forgotten: +1.000")
+
+
+def test_perplexities_are_readable_however_large() -> None:
+    assert [show_perplexity(loss) for loss in (2.875, 9.0, 12.1652)] == ["17.73", "8103", "192K"]
 
 
 def test_no_verdict_before_the_end_or_without_passages(tmp_path: Path) -> None:
