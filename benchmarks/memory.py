@@ -15,6 +15,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.gpu.rows import own_rows
 from benchmarks.margins import covered_without_source, write_margins
 from benchmarks.memory_scores import KINDS, Score, estimate_row, scores
 from benchmarks.quantile import quantile
@@ -123,7 +124,7 @@ def main(
 
 
 def read(folder: Path | None) -> list[MeasuredRow]:
-    """The rows of a folder's runs.jsonl; those of the tests without one.
+    """The rows of a folder's runs.jsonl; those of the tests, and our own, without one.
 
     Raises:
         InvalidInputError: the folder has no such file.
@@ -131,7 +132,7 @@ def read(folder: Path | None) -> list[MeasuredRow]:
     path = RUNS if folder is None else folder / RUNS.name
     if not path.is_file():
         raise InvalidInputError("--measured", f"{path} is no file", "Name a folder that holds a runs.jsonl.")
-    return load_rows(path)
+    return [*load_rows(path), *(own_rows() if folder is None else ())]
 
 
 if __name__ == "__main__":

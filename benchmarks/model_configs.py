@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any
 
+from advisor.facts import find_known
 from profiles.errors import UnknownNameError
 from profiles.families import describe_model
 from profiles.model import ModelSpec
@@ -151,13 +152,16 @@ def model_ref(printed: str) -> str | None:
 
 @cache
 def model_spec(ref: str) -> ModelSpec:
-    """The model of a row.
+    """The model of a row, by a key of CONFIGS or a name of the catalogue.
 
     Raises:
-        UnknownNameError: `ref` is no key of CONFIGS.
+        UnknownNameError: it is neither.
     """
     if ref not in CONFIGS:
-        raise UnknownNameError("model", ref, (), "Names are the keys of benchmarks/model_configs.py.")
+        row = find_known(ref)
+        if row is None:
+            raise UnknownNameError("model", ref, (), "Names are the keys of benchmarks/model_configs.py.")
+        return describe_model(dict(row.config), ref)
     spec = describe_model(CONFIGS[ref], ref)
     return _experts_as_linears(spec) if ref == "mixtral-8x7b" else spec
 

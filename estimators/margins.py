@@ -6,6 +6,7 @@ from typing import Literal
 from estimators.interval import Interval
 from estimators.regime import Regime
 from profiles.catalog import get_margin
+from profiles.margin import Margin
 from profiles.plan import Plan
 
 Basis = Literal["analytic", "simulated"]
@@ -24,12 +25,16 @@ def allocated_case(plan: Plan, regime: Regime, basis: Basis) -> str:
 
 
 def reserved_case(regime: Regime, basis: Basis) -> str:
-    """Which margin of reserved memory, replayed through the allocator, is a plan's.
+    """Which margin of reserved memory, replayed through the allocator, is a plan's."""
+    return f"{basis}-{_fragmentation(regime)}"
 
-    Attention that writes its scores out allocates the largest blocks of the step, and they come and go.
-    """
-    kernel = "eager" if regime.kernel in ("eager", "math") else "fused"
-    return f"{basis}-{kernel}"
+
+def _fragmentation(regime: Regime) -> str:
+    """Attention that writes its scores out allocates the largest blocks of the step, and they come and go. Unsloth's
+    evaluations, whose chunks are as large, leave others' blocks in theirs."""
+    if regime.fused_kernels:
+        return "unsloth"
+    return "eager" if regime.kernel in ("eager", "math") else "fused"
 
 
 def allocated_interval(n_bytes: float, plan: Plan, regime: Regime, basis: Basis) -> Interval:
@@ -46,21 +51,21 @@ def replayed_interval(n_bytes: float, allocated: Interval, plan: Plan, regime: R
 
 
 def reserved_interval(
-    allocated: Interval, phases: Iterable[tuple[float, float]], *, plan: Plan, regime: Regime
+    allocated: Interval, phases: Iterable[tuple[float, float, float]], *, plan: Plan, regime: Regime
 ) -> Interval:
     """Reserved memory without a replay: what the caching allocator holds in segments, fragmentation included.
 
-    `phases`: total bytes of each phase, and how many of them come and go: slack grows with those, not with weights and
-    states, which lie still. Expandable segments map pages instead of holding fixed ones: the expected slack is then
-    the low one.
+    `phases`: total bytes of each phase, how many of them are saved activations, and how many others come and go: slack
+    grows with those, not with weights and states, which lie still; least with what is saved, one layer as the other.
+    Expandable segments map pages instead of holding fixed ones: the expected slack is then the low one.
     """
-    m = get_margin("reserved", "eager" if regime.kernel in ("eager", "math") else "fused")
-    share = m.low if plan.expandable_segments else m.expected
+    s, m = slack_margins(regime)
+    at, share = (s.low, m.low) if plan.expandable_segments else (s.expected, m.expected)
     low = expected = high = 0.0
-    for total, dynamic in phases:
-        low = max(low, total + m.low * dynamic)
-        expected = max(expected, total + share * dynamic)
-        high = max(high, total + m.high * dynamic)
+    for total, saved, other in phases:
+        low = max(low, total + s.low * saved + m.low * other)
+        expected = max(expected, total + at * saved + share * other)
+        high = max(high, total + s.high * saved + m.high * other)
     return Interval(
         low=allocated.low / allocated.expected * low,
         expected=expected,
@@ -68,6 +73,13 @@ def reserved_interval(
     )
 
 
+def slack_margins(regime: Regime) -> tuple[Margin, Margin]:
+    """Of saved activations, and of all else that comes and goes."""
+    case = _fragmentation(regime)
+    return get_margin("reserved", f"{case}-saved"), get_margin("reserved", case)
+
+
 def _around(n_bytes: float, quantity: str, case: str) -> Interval:
     margin = get_margin(quantity, case)
-    return Interval(low=n_bytes * (1 + margin.low), expected=n_bytes, high=n_bytes * (1 + margin.high))
+    low, expected, high = (n_bytes * (1 + share) for share in (margin.low, margin.expected, margin.high))
+    return Interval(low=low, expected=expected, high=high)

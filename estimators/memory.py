@@ -38,7 +38,7 @@ from profiles.plan import Plan
 
 INPUT_BYTES = 3 * 8  # input_ids, attention_mask, labels as int64
 MASK_BYTES = 1  # transformers keeps the padded causal mask as booleans for SDPA
-COMES_AND_GOES = {"saved_activations", "layer_working_set", "logits", "optimizer_temporary", "gradients", "other"}
+COMES_AND_GOES = {"layer_working_set", "logits", "optimizer_temporary", "gradients", "other"}
 
 ZERO = "DeepSpeed's buffers are modelled from its source, at its default sizes; states are divided evenly"
 SHARDED = {
@@ -63,9 +63,9 @@ def estimate_memory(plan: Plan, model: ModelSpec, hardware: Hardware) -> MemoryE
     phases = memory.phases(plan.micro_batch_size, plan.gradient_accumulation_steps)
     totals = [_total(parts) for _, parts in phases]
     highest = max(totals)
-    dynamic = [sum(n_bytes for name, n_bytes in parts if name in COMES_AND_GOES) for _, parts in phases]
+    parted = [_comes_and_goes(parts) for _, parts in phases]
     allocated = allocated_interval(highest, plan, memory.regime, "analytic")
-    reserved = reserved_interval(allocated, tuple(zip(totals, dynamic, strict=True)), plan=plan, regime=memory.regime)
+    reserved = reserved_interval(allocated, parted, plan=plan, regime=memory.regime)
     return MemoryEstimate(
         basis="analytic",
         phases=tuple(_phase(*phase) for phase in phases),
@@ -77,6 +77,12 @@ def estimate_memory(plan: Plan, model: ModelSpec, hardware: Hardware) -> MemoryE
         trainable_parameters=memory.trainable_parameters,
         assumptions=_assumptions(plan, model, memory.regime, hardware),
     )
+
+
+def _comes_and_goes(parts: Parts) -> tuple[float, float, float]:
+    """All bytes, those of saved activations, and others that do not lie still."""
+    saved = sum(n_bytes for name, n_bytes in parts if name == "saved_activations")
+    return _total(parts), saved, sum(n_bytes for name, n_bytes in parts if name in COMES_AND_GOES)
 
 
 def _phase(name: PhaseName, parts: Parts) -> Phase:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from estimators.efficiency import Rates, rates_of
 from estimators.generation import generation_seconds
 from estimators.interval import Interval
-from estimators.margins import allocated_interval, reserved_interval
+from estimators.margins import allocated_interval, slack_margins
 from estimators.memory import COMES_AND_GOES, MemoryModel, estimate_memory
 from estimators.methods import AdaptedLinear, Method, TrainedTensors, get_method
 from estimators.methods.scalar_head import task_model
@@ -42,7 +42,6 @@ from profiles.plan import Attention, Checkpointing, LossKernel, Plan, Sharding
 if TYPE_CHECKING:
     from profiles.calibration import Calibration
 
-ONE = Interval(low=1.0, expected=1.0, high=1.0)
 NOTHING = Interval(low=0.0, expected=0.0, high=0.0)
 
 
@@ -304,7 +303,7 @@ class _FastPair(_Drafted):
     def __init__(self, figures: PlanFigures, body: Body, spread: Spread) -> None:
         super().__init__(figures.draft, body, spread)
         self.figures = figures
-        self._memory: dict[tuple[bool, bool], tuple[MemoryModel, float, float]] = {}
+        self._memory: dict[tuple[bool, bool], tuple[MemoryModel, float, float, float]] = {}
         self._clocks: dict[bool, list[_Clock]] = {}
 
     def floor(self) -> float:
@@ -320,18 +319,20 @@ class _FastPair(_Drafted):
         if known is None:
             plan = self.plan(micro_batch_size, accumulation)
             memory = self.figures.memory(self.body, self.spread, plan)
-            slack = reserved_interval(ONE, ((0.0, 1.0),), plan=plan, regime=memory.regime).high
+            saved, other = (m.high for m in slack_margins(memory.regime))
             margin = allocated_interval(1.0, plan, memory.regime, "analytic").high
-            known = self._memory[key] = memory, slack, margin
-        memory, slack, margin = known
+            known = self._memory[key] = memory, saved, other, margin
+        memory, saved, other, margin = known
         highest = 0.0
         for _, parts in memory.phases(micro_batch_size, accumulation):
-            total = dynamic = 0.0
+            total = 0.0
             for name, n_bytes in parts:
                 total += n_bytes
-                if name in COMES_AND_GOES:
-                    dynamic += n_bytes
-            highest = max(highest, total + slack * dynamic)
+                if name == "saved_activations":
+                    total += saved * n_bytes
+                elif name in COMES_AND_GOES:
+                    total += other * n_bytes
+            highest = max(highest, total)
         return highest * margin + self.figures.context
 
     def seconds_per_token(self, micro_batch_size: int, accumulation: int) -> float | None:

@@ -11,8 +11,8 @@ class Margin(Record):
 
     allocated/*: measured / predicted - 1, by tier, and by whether autocast runs. reserved/analytic-* and
     reserved/simulated-*: measured / what the replay reserved - 1, by whether attention writes its scores out (eager)
-    or not (fused). reserved/fused and reserved/eager, without a replay: (max_memory_reserved - max_memory_allocated) /
-    what of the peak comes and goes.
+    or not (fused), or Unsloth runs. reserved/fused, /eager and /unsloth, without a replay: max_memory_reserved less
+    max_memory_allocated as a share of what comes and goes at the peak; -saved: of the saved activations among it.
     """
 
     id: str
