@@ -74,7 +74,7 @@ def calibrate(
     plans = calibration_plans(config, device=device, full=options.full)
     warnings = _busy(hardware) if device == "cpu" else ()
     outcomes = []
-    for name in PROBES:
+    for name in _probes(hardware, device):
         on_start(name)
         job = ProbeJob(
             probe=name, device=device, full=options.full,
@@ -223,6 +223,14 @@ def _check_plausible(found: Calibration, path: Path, hint: str) -> None:
             raise InvalidInputError(str(path), f"the speed model has no constant {name!r}", hint)
         if not 0.01 < fitted.value / defaults[name] < 100:
             raise InvalidInputError(str(path), f"{name} = {fitted.value:g} is beyond belief", hint)
+
+
+def _probes(hardware: Hardware, device: Device) -> tuple[ProbeName, ...]:
+    """Those that have something to time here: each costs the start of a process, seconds with CUDA."""
+    silent: set[ProbeName] = {"transfer", "collective"} if device == "cpu" else set()
+    if hardware.n_gpus == 1:
+        silent.add("collective")
+    return tuple(name for name in PROBES if name not in silent)
 
 
 def _device(wanted: Device | None) -> tuple[Hardware, Device]:

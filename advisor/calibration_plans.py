@@ -53,7 +53,8 @@ def narrowed(config: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def calibration_plans(config: dict[str, Any], *, device: str, full: bool) -> tuple[Plan, ...]:
-    """The plans, the weightiest first: a calibration may run out of time."""
+    """The plans; a calibration may run out of time, so the first dozen holds some of every kind: depth, length, width,
+    vocabulary, LoRA, QLoRA (on a card), full fine-tuning, with checkpoints and without."""
     quantization: Quantization = "fp32" if device == "cpu" else "bf16"
     few, more = LAYERS
     short, middle, long = LENGTHS[device]
@@ -67,24 +68,38 @@ def calibration_plans(config: dict[str, Any], *, device: str, full: bool) -> tup
         }  # fmt: skip
         return Plan.model_validate({**fields, **changes})
 
-    plans = [plan(layers, length) for length in (short, long, middle) for layers in LAYERS]
-    plans += [plan(few, short, "full"), plan(more, short, "full"), plan(more, long, "full")]
-    plans += [plan(more, short, base=config), plan(more, long, base=config), plan(more, middle, "full", base=config)]
     narrow = narrowed(small)
-    if narrow is not None:
-        plans += [plan(more, length, base=narrow) for length in (short, long)] + [plan(more, middle, "full", narrow)]
+    plans = [plan(layers, length) for length in (short, long) for layers in LAYERS]
+    if device == "cuda":
+        plans.append(plan(more, long, "qlora", quantization="nf4-dq"))
     plans += [
-        plan(more, middle, "prompt"),
-        plan(more, middle, "adalora"),
-        plan(more, middle, gradient_checkpointing="full"),
+        plan(more, short, gradient_checkpointing="full"),
+        plan(more, long, "full"),
+        plan(more, long, base=config),
+        plan(more, middle, "full", base=config),
+    ]
+    if narrow is not None:
+        plans += [plan(more, short, base=narrow), plan(more, middle, "full", narrow)]
+    plans += [
         plan(more, middle, "full", gradient_checkpointing="full"),
+        plan(few, short, "full"),
+        plan(more, middle, "adalora"),
         plan(more, middle, micro_batch_size=4),
+        plan(more, middle, "prompt"),
+        plan(more, short, "full"),
+        *(plan(layers, middle) for layers in LAYERS),
+        plan(more, short, base=config),
+    ]
+    if narrow is not None:
+        plans.append(plan(more, long, base=narrow))
+    plans += [
+        plan(more, middle, gradient_checkpointing="full"),
         plan(more, middle, "prefix"),
         plan(more, middle, "ptuning"),
         plan(more, short, "adalora"),
     ]
     if device == "cuda":
-        plans += [plan(more, length, "qlora", quantization="nf4-dq") for length in (middle, long)]
+        plans.append(plan(more, middle, "qlora", quantization="nf4-dq"))
     if full:
         plans += [plan(few, length, "full") for length in (middle, long)]
         plans += [plan(more, length, micro_batch_size=batch) for length in (short, middle, long) for batch in (2, 8)]

@@ -1,30 +1,43 @@
 """Time of what PEFT puts beside a linear: casts, thin products, rotations, dense updates (PEFT 0.21.2 tuners/)."""
 
-from estimators.efficiency import Rates, elementwise_seconds
+from dataclasses import replace
+from typing import NamedTuple
+
+from estimators.efficiency import Rates, elementwise_seconds, matmul_seconds
 from estimators.flops import Passes
 from estimators.regime import Regime
-from estimators.work import BACKWARD_ELEMENTWISE, FP32, MicroBatch, stream_bytes
+from estimators.work import BACKWARD_ELEMENTWISE, BARE_LAUNCH, FP32, MicroBatch, stream_bytes
 from profiles.model import Linear
 from profiles.plan import Plan
 
-# Kernels of one adapted linear's forward pass, by `Method.adapter`; counted in the layers' forward methods
+
+class Launches(NamedTuple):
+    """Kernels that one adapted linear adds: those of a forward pass, those of a backward pass."""
+
+    forward: int
+    backward: int
+
+
+# By `Method.adapter`, as dispatched by PEFT 0.21.2 around one bf16 linear under autocast, the linear's own product left
+# out: with adapters in fp32, whose inputs and weights are cast, and with adapters in the base's dtype
 LAUNCHES = {
-    "lora": 7,
-    "svd": 9,
-    "dora": 19,
-    "ia3": 4,
-    "oft": 60,
-    "loha": 14,
-    "fourierft": 16,
-    "lokr": 12,
-    "vera": 11,
-    "miss": 6,
+    "lora": (Launches(8, 9), Launches(4, 5)),
+    "svd": (Launches(11, 20), Launches(7, 14)),
+    "dora": (Launches(23, 22), Launches(15, 14)),
+    "ia3": (Launches(3, 5), Launches(2, 3)),
+    "oft": (Launches(23, 32), Launches(14, 20)),
+    "loha": (Launches(11, 11), Launches(7, 11)),
+    "fourierft": (Launches(10, 9), Launches(9, 8)),
+    "lokr": (Launches(8, 10), Launches(5, 7)),
+    "vera": (Launches(11, 15), Launches(5, 8)),
+    "miss": (Launches(6, 6), Launches(3, 3)),
 }
-LORA_FUSED_LAUNCHES = 3
-DROPOUT_LAUNCHES = 2
+LORA_FUSED_LAUNCHES = Launches(4, 9)  # Unsloth 2026.10.9, as traced; its backward pass is Python, too
+DROPOUT_LAUNCHES = 1  # native_dropout, and its backward
 DENSE_UPDATES = ("loha", "lokr", "fourierft")  # a whole weight matrix is made, and multiplied with, in every pass
 DENSE_BYTES = 60.0  # an element: two fp32 factors made, multiplied, scaled, cast, and the like backward
-ORTHOGONALITY_LAUNCHES = 46  # AdaLoRA, a linear and step: A A^T - I and its norm, sensitivities of three tensors
+# AdaLoRA, a linear and step, in forward kernels: 46, of which A A^T - I and its norms forward (11), all others bare
+ORTHOGONALITY_LAUNCHES = 11 + 35 * BARE_LAUNCH
 
 
 def add_adapter(
@@ -40,6 +53,16 @@ def add_adapter(
     n_bytes = units * tokens * token_bytes(kind, linear, rank, c=c, regime=regime, dropout=plan.lora_dropout > 0)
     flops = 0.0 if kind in ("ia3", "oft") else 2.0 * layers * tokens * rank * (n_in + n_out) * (forwards + 2)
     seconds = elementwise_seconds(rates, n_bytes, tensor_bytes=tokens * n_in * c) * rates.adapters
+    if kind == "oft":  # one thin product a block
+        blocks = n_in // rank
+        itemsize = FP32 if in_fp32 else regime.compute
+        once = matmul_seconds(
+            replace(rates, matmul=matmul), tokens=tokens * blocks, n_in=rank, n_out=rank, itemsize=itemsize,
+            weights_read=blocks,
+        )  # fmt: skip
+        out.of("adapters").add(
+            flops=2.0 * layers * tokens * n_in * rank * (forwards + 2), seconds=layers * once * (forwards + 2)
+        )
     if kind in DENSE_UPDATES:
         flops = 2.0 * layers * tokens * n_in * n_out * (forwards + 2)
         made = layers * (forwards + 1) * n_in * n_out * DENSE_BYTES
@@ -49,10 +72,19 @@ def add_adapter(
         flops += 2.0 * layers * forwards * n_in * n_out * rank
         n_bytes, seconds = n_bytes + made, seconds + made / rates.bandwidth
     out.of("adapters").add(flops=flops, n_bytes=n_bytes, seconds=seconds + flops / matmul)
-    launches = LAUNCHES[kind] + (DROPOUT_LAUNCHES if plan.lora_dropout else 0)
+    kernels = adapter_launches(kind, plan, regime)
+    each = 1.0 if regime.fused_layers else BARE_LAUNCH
+    out.launches += layers * (kernels.forward * forwards + each * kernels.backward * passes.grad_input)
+
+
+def adapter_launches(kind: str, plan: Plan, regime: Regime) -> Launches:
+    """What the host launches for one adapted linear."""
     if regime.fused_kernels and kind == "lora":
-        launches = LORA_FUSED_LAUNCHES
-    out.launches += layers * launches * passes.walks
+        return LORA_FUSED_LAUNCHES
+    casts, plain = LAUNCHES[kind]
+    kernels = plain if regime.adapter == stream_bytes(regime) else casts
+    dropout = DROPOUT_LAUNCHES if plan.lora_dropout else 0
+    return Launches(kernels.forward + dropout, kernels.backward + dropout)
 
 
 def token_bytes(kind: str, linear: Linear, rank: int, *, c: int, regime: Regime, dropout: bool) -> float:
@@ -67,6 +99,8 @@ def token_bytes(kind: str, linear: Linear, rank: int, *, c: int, regime: Regime,
     fused = regime.fused_kernels and kind == "lora"
     cast = 0 if fused or regime.adapter == c else 2 * (c + regime.adapter) * n_in
     dropped = (2 * c + 1) * n_in if dropout else 0
-    if kind == "oft":
-        return cast + 2 * regime.adapter * n_in
-    return c * (n_in + 2 * rank + n_out) + cast + dropped + (3 * c if fused else 5 * c) * n_out
+    if kind == "oft":  # made contiguous, then one product a block
+        return cast + 4 * regime.adapter * n_in
+    # DoRA's magnitudes widen both products and what is added to them: tuners/lora/dora.py DoraLinearLayer.forward
+    outputs = 10 * regime.adapter if kind == "dora" else 3 * c if fused else 5 * c
+    return c * (n_in + 2 * rank + n_out) + cast + dropped + outputs * n_out

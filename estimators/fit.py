@@ -154,11 +154,21 @@ def fit_calibration(
 
 
 def observe_kernels(kernels: Sequence[TimedKernel], gpu: GpuSpec) -> list[Observation]:
-    """Kernels that the model has a time for on this card."""
+    """Kernels that the model has a time for on this card.
+
+    A probe calls one kernel again and again. No call takes a card less than its host needs to make it, and the shortest
+    product of the probe shows that floor: kernels that are said to be shorter are taken to be as long.
+    """
+    products = [k.seconds for k in kernels if k.kind == "matmul"]
+    floor = min(products) if products and gpu.vendor != "CPU" else 0.0
 
     def observe(kernel: TimedKernel) -> Observation:
         noise = KERNEL_NOISE if kernel.kind == "matmul" else OTHER_NOISE
-        return Observation(lambda c: kernel_seconds(kernel, gpu, c) or inf, kernel.seconds, noise, is_step=False)
+
+        def predict(constants: Mapping[str, float]) -> float:
+            return max(kernel_seconds(kernel, gpu, constants) or inf, floor)
+
+        return Observation(predict, kernel.seconds, noise, is_step=False)
 
     constants = start_constants()
     return [observe(k) for k in kernels if kernel_seconds(k, gpu, constants) is not None]

@@ -50,12 +50,14 @@ def layer_passes(method: Method, *, checkpointing: bool) -> Passes:
 def layer_runs(
     method: Method, model: ModelSpec, plan: Plan, *, checkpointing: bool
 ) -> Iterator[tuple[int, Block, Passes]]:
-    """(layers, block, passes) in the model's order; below the first trained layer only the forward pass runs."""
+    """(layers, block, passes) in the model's order; below the first trained layer only the forward pass runs, but where
+    checkpoints make the embedding's output require a gradient (`setup.layer_runs`)."""
     if isinstance(method, SomeLayers):
-        reached = False
+        only_trained = plan.platform == "llamafactory"
+        reached = checkpointing and not only_trained
         for count, block, trained in method.split_layers(method.extended(model, plan), plan):
             reached = reached or trained
-            backward = Passes(1, int(checkpointing), 1, int(trained))
+            backward = Passes(1, int(checkpointing and (trained or not only_trained)), 1, int(trained))
             if count:
                 yield count, block, backward if reached else Passes(1, 0, 0, 0)
         return

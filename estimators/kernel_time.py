@@ -7,7 +7,6 @@ from estimators.efficiency import Rates, flash_share_of_peak, matmul_seconds, ra
 from estimators.flops import FLOPS_PER_WEIGHT
 from estimators.step_time import (
     DEQUANTIZED_BYTES,
-    INT8_FORWARD_BYTES,
     NF4_BYTES,
     SCORE_BYTES,
     STATE_TRAFFIC,
@@ -18,6 +17,8 @@ from profiles.calibration import TimedKernel
 from profiles.gpu import GpuSpec
 from profiles.scheme import DTYPE_BYTES
 
+# bitsandbytes 0.50 int8_vectorwise_dequant (_ops.py): codes times scales to fp32, then times 1/127
+INT8_VECTORWISE_BYTES = 1 + 3 * FP32
 ADAMW_BYTES = 3 * FP32 + STATE_TRAFFIC * 2 * FP32  # an fp32 element: weight in and out, gradient in, two states
 
 
@@ -45,7 +46,7 @@ def kernel_seconds(kernel: TimedKernel, gpu: GpuSpec, constants: Mapping[str, fl
         case "dequantize_nf4":
             return shape["weights"] * (NF4_BYTES + DEQUANTIZED_BYTES) / rates.dequantize
         case "dequantize_int8":
-            return shape["weights"] * INT8_FORWARD_BYTES / rates.dequantize
+            return shape["weights"] * INT8_VECTORWISE_BYTES / rates.dequantize
         case "optimizer":
             tensors, elements = shape["tensors"], shape["elements"]
             return max(tensors * elements * ADAMW_BYTES / resident, tensors * rates.launch_per_tensor)

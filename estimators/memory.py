@@ -134,7 +134,7 @@ class MemoryModel:
         self._keeps_gradients = keeps_gradients(plan)
         self._waiting = 0.0  # gradients of AdaLoRA's penalty, until a layer's own are added to them
         if method.id == "adalora" and (loss == "fused" or (loss == "full" and self._keeps_gradients)):
-            self._waiting = self.standing.gradients / self.standing.gradient_share
+            self._waiting = float(self.trainable_parameters * self.regime.adapter)
         self._heads: dict[Hashable, HeadProfile] = {}
         self._shared_weight = shared_weight(model, self.regime, self.setup)
         indexed = self.regime.fused_layers and plan.packing  # Unsloth then makes the tables of every position

@@ -9,7 +9,7 @@ Backward elementwise work is twice the forward's: saved values and the incoming 
 from math import ceil
 from typing import Any
 
-from estimators.adapter_time import ORTHOGONALITY_LAUNCHES, add_adapter
+from estimators.adapter_time import ORTHOGONALITY_LAUNCHES, adapter_launches, add_adapter
 from estimators.answer import WorkItem
 from estimators.communication import Collective, collective_seconds, is_sharded, micro_batch_traffic, step_traffic
 from estimators.efficiency import Rates, elementwise_seconds, flash_share_of_peak, matmul_seconds, smooth_max
@@ -25,7 +25,7 @@ from estimators.methods import Method
 from estimators.methods.scalar_head import task_model
 from estimators.regime import LossPath, Regime
 from estimators.tasks import passes_without_gradient
-from estimators.work import BACKWARD_ELEMENTWISE, FP32, Batch, MicroBatch, stream_bytes
+from estimators.work import BACKWARD_ELEMENTWISE, BARE_LAUNCH, FP32, Batch, MicroBatch, stream_bytes
 from profiles.model import Block, Linear, ModelSpec, Norm
 from profiles.plan import Plan
 from profiles.scheme import OptimizerSpec
@@ -37,9 +37,27 @@ INT8_BACKWARD_BYTES = 7.0  # two elementwise passes over CB (bitsandbytes MatMul
 
 # Kernels a forward pass launches (transformers 5.23 eager; fused: Unsloth's Triton kernels)
 NORM_LAUNCHES = {"rmsnorm": 6, "layernorm": 1}
+LAYERNORM_CASTS = 3  # autocast runs layer_norm in fp32: input, weight and bias are cast
+ACTIVATION_LAUNCHES = {"gelu_new": 9, "bloom_gelu": 8}  # written out in Python; others are one kernel
 ROTARY_LAUNCHES = 10
 ATTENTION_LAUNCHES = 5
 EXPERT_LAUNCHES = 6
+
+# The host's cost of checkpoints, in forward kernels. A CPU, where nothing is launched, takes 2 to 10 a layer, and 1.3
+# to 2.0 a saved tensor for the three calls of non-reentrant checkpoints (benchmarks/host_walks.py). A launched kernel
+# costs more, a hook does not: 38 runs on an H200 are met best by 1.0 to 1.5
+CHECKPOINT_LAUNCHES = 10.0
+HOOK_LAUNCHES = 1.2
+# Saved tensors, by forward kernels: 40 of 42 in a Llama's layer, 17 of 56 that LoRA adds to it
+SAVED_BY_KERNEL, SAVED_BY_ADAPTER = 0.94, 0.31
+# Host time a tensor of optimizers that walk through them one by one, in forward kernels; `tensor_seconds` is that of
+# fused and foreach ones. Kernels as traced on Llama-3.2-1B, without modules and graph
+LOOPING_OPTIMIZERS = {"adafactor": 25 * BARE_LAUNCH, "adamw_torch_forloop": 14 * BARE_LAUNCH}
+LOOPING_METHODS = {"galore": 10 * BARE_LAUNCH, "apollo": 18 * BARE_LAUNCH}
+# optim/optimizer.py: one kernel, by Python's dispatcher and ctypes, then the device is waited for (sync_gpu). From LoRA
+# and full fine-tuning with 8-bit AdamW on an H200, each less the same run with fused AdamW (n=2: 5.5 and 11)
+BITSANDBYTES_LAUNCHES = 8.0
+BITSANDBYTES = ("8bit", "paged_adamw_32bit", "lion")
 
 # Bytes per logit, forward and backward (memory traffic, not memory held); other losses over all logits as the full one
 LOSS_BYTES: dict[LossPath, float] = {"full": 30.0, "chunked": 18.0, "fused": 12.0}
@@ -70,7 +88,12 @@ def micro_batch(plan: Plan, model: ModelSpec, method: Method, regime: Regime, ra
                 )  # fmt: skip
         _attention(out, block, layers, passes, regime, rates, batch)
         _elementwise(out, block, layers, passes, regime, rates, tokens)
-        out.launches += layers * _layer_launches(block, regime) * passes.walks
+        own_kernels = _layer_launches(block, regime)
+        out.launches += layers * own_kernels * passes.walks
+        if passes.recompute:
+            adapted = sum(linear.name in ranks for linear in block.linears)
+            adapters = adapted * adapter_launches(kind, plan, regime).forward if adapted else 0
+            out.launches += layers * _checkpoint_launches(own_kernels, adapters, regime)
         out.layer_passes += layers * passes.walks
     _head(out, model, regime, rates, tokens, passes=3 if method.trains_base else 2)
     if method.trains_base:
@@ -203,13 +226,25 @@ def _layer_launches(block: Block, regime: Regime) -> float:
     """Kernels of one layer's forward pass, adapters and dequantisation aside."""
     fused = regime.fused_kernels
     norms = sum(1 if fused else NORM_LAUNCHES[n.kind] for n in block.norms)
+    if regime.autocast and regime.residual < FP32:
+        norms += LAYERNORM_CASTS * sum(n.kind == "layernorm" for n in block.norms)
     rotary = (2 if fused else ROTARY_LAUNCHES) if block.attention.rotary else 0
     linears = sum(1 if x.kind == "parameter" or x.copies == 1 else x.copies for x in block.linears)
-    attention = ATTENTION_LAUNCHES + (6 if regime.kernel in ("eager", "math") else 0)
-    activation = 1 if fused or not block.mlp.gated else 2
+    attention = (1 if regime.fused_layers else ATTENTION_LAUNCHES) + (6 if regime.kernel in ("eager", "math") else 0)
+    activation = 1 if fused else ACTIVATION_LAUNCHES.get(block.mlp.activation, 1) + block.mlp.gated
     experts = EXPERT_LAUNCHES * block.mlp.experts_per_token if block.mlp.experts else 0
     casts = len(block.linears) if regime.autocast and regime.residual == FP32 else 0
     return norms + rotary + linears + attention + activation + 2 + experts + casts
+
+
+def _checkpoint_launches(kernels: float, adapters: float, regime: Regime) -> float:
+    """What a checkpoint itself costs the host in a layer, in forward kernels.
+
+    torch/utils/checkpoint.py keeps and restores random states and starts the engine anew; without re-entrance it calls
+    a Python function for each tensor that autograd saves: in the forward pass, in the second one, and to give it back.
+    """
+    saved = 0.0 if regime.reentrant else SAVED_BY_KERNEL * kernels + SAVED_BY_ADAPTER * adapters
+    return CHECKPOINT_LAUNCHES + HOOK_LAUNCHES * saved
 
 
 def _head(out: MicroBatch, model: ModelSpec, regime: Regime, rates: Rates, tokens: float, *, passes: int) -> None:
@@ -249,16 +284,25 @@ def optimizer_items(
     share = 1 / plan.n_gpus if is_sharded(plan) else 1.0
     n_bytes = moved * share * (FOREACH_PASSES if optimizer.step_temporary else 1.0)
     seconds = n_bytes / rates.host_link if plan.offload_optimizer else n_bytes / rates.bandwidth * rates.optimizer
-    launches = tensors
+    walked = tensors * _tensor_launches(plan, optimizer)
     if method.adapter(plan) == "svd":
-        launches += ORTHOGONALITY_LAUNCHES * sum(x.layers for x in method.adapted(model, plan))
-    host = launches * rates.launch_per_tensor
-    items = [_item("optimizer", n_bytes=n_bytes, launches=launches, seconds=max(seconds, host), host=host > seconds)]
+        walked += ORTHOGONALITY_LAUNCHES * sum(x.layers for x in method.adapted(model, plan))
+    host = tensors * rates.launch_per_tensor + walked * rates.launch
+    items = [
+        _item("optimizer", n_bytes=n_bytes, launches=tensors + walked, seconds=max(seconds, host), host=host > seconds)
+    ]
     if plan.max_grad_norm > 0:
         n_bytes = 3 * gradients * share  # norm, then scale in place
         seconds = n_bytes / rates.bandwidth * rates.optimizer
         items.append(_item("gradient clipping", n_bytes=n_bytes, launches=2, seconds=seconds))
     return items
+
+
+def _tensor_launches(plan: Plan, optimizer: OptimizerSpec) -> float:
+    """Forward kernels' worth of host time that a looping optimizer takes a tensor; 0 for fused and foreach ones."""
+    if any(part in optimizer.id for part in BITSANDBYTES):
+        return BITSANDBYTES_LAUNCHES
+    return LOOPING_METHODS.get(plan.method, LOOPING_OPTIMIZERS.get(optimizer.id, 0.0))
 
 
 def _item(name: str, *, n_bytes: float, launches: float, seconds: float, host: bool = False) -> WorkItem:

@@ -227,7 +227,7 @@ def test_emit_writes_a_folder_and_refuses_to_overwrite_it(ask, tmp_path):
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"prompt": f"say {i}", "completion": str(i)}) + "\n" for i in range(40)))
     out = tmp_path / "run"
-    argv = ["emit", *BASE, "--data", str(data), "-o", str(out)]
+    argv = ["emit", *BASE, "--platform", "hf", "--data", str(data), "-o", str(out)]
     code, said, err = ask(*argv)
     assert (code, err) == (0, "")
     assert f"ftadvise launch {out}" in said

@@ -15,7 +15,7 @@ from estimators.flops import head_weights, layer_matmul_weights
 from estimators.methods import get_method
 from estimators.regime import resolve_regime
 from estimators.step_time import micro_batch, optimizer_items
-from estimators.work import Batch, MicroBatch
+from estimators.work import BARE_LAUNCH, Batch, MicroBatch
 from profiles.catalog import find_gpu, get_optimizer
 from profiles.families import describe_model
 from profiles.plan import Plan
@@ -127,6 +127,46 @@ def test_fused_kernels_move_and_launch_less() -> None:
     for kind in ("elementwise", "adapters"):
         assert unsloth.work[kind].n_bytes < hf.work[kind].n_bytes
     assert unsloth.launches < hf.launches
+
+
+def test_the_host_s_work_is_what_traced_steps_launch() -> None:
+    """Kernels a layer of Llama-3.2-1B, as the simulated tier traced them; those of the backward pass are bare."""
+    traced = {  # forward (with recomputation), backward
+        ("lora", "none"): (97.9, 129.9), ("full", "none"): (41.9, 73.5), ("ia3", "none"): (51.9, 77.9),
+        ("dora", "none"): (202.9, 220.1), ("vera", "none"): (118.9, 171.3), ("miss", "none"): (83.9, 108.7),
+        ("prompt", "none"): (42.8, 62.6),
+    }  # fmt: skip
+    for (name, saving), (forward, backward) in traced.items():
+        launches = work(method=name, gradient_checkpointing=saving).launches / 32
+        assert launches == pytest.approx(forward + BARE_LAUNCH * backward, rel=0.12), name
+
+
+def test_checkpoints_cost_the_host_more_than_the_layer_once_more() -> None:
+    """Hooks of non-reentrant ones are called for each saved tensor, three times."""
+    none, full = (work(gradient_checkpointing=x).launches for x in ("none", "full"))
+    reentrant = work(platform="llamafactory").launches
+    again = 32 * (38 + 7 * 8)
+    assert none + again < reentrant < full < none + 2.2 * again
+
+
+def test_frozen_layers_below_the_trained_ones() -> None:
+    """Backward ends above them, but where checkpoints let the embedding's output require a gradient."""
+    plain = work(method="freeze", gradient_checkpointing="none").work["matmul"].flops
+    checkpointed = work(method="freeze").work["matmul"].flops
+    apart = work(method="freeze", platform="llamafactory").work["matmul"].flops
+    assert checkpointed > 2 * plain
+    assert plain < apart < 1.2 * plain
+
+
+def test_optimizers_that_walk_through_tensors_take_the_host_s_time() -> None:
+    def host(**fields: object) -> float:
+        plan = Plan.model_validate({"model": "m", "method": "full", "max_grad_norm": 0.0, **fields})
+        method, regime = get_method(plan.method), resolve_regime(plan, LLAMA_8B, A100)
+        (item,) = optimizer_items(plan, LLAMA_8B, method, regime, rates(), get_optimizer(plan.optimizer))
+        return item.launches
+
+    assert host(optimizer="adamw_torch_fused") < host(optimizer="adamw_8bit") < host(optimizer="adafactor")
+    assert host() < host(method="galore") < host(method="apollo")
 
 
 def test_optimizer_by_states_and_sharding() -> None:
