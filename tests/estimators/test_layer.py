@@ -28,7 +28,7 @@ PLAIN = Regime(
     grouped=True, loss="full", keep_outputs=False,
     outputs_to_fp32=False, checkpointing=False,
     reentrant=False, offload_checkpoints=False, fused_kernels=False, fused_layers=False, fused_ops=frozenset(),
-    norms_in_place=True, loss_tiled_from=0,
+    norms_in_place=True, loss_budget=0.0, equal_lengths=True, evaluates_logits=False,
     use_cache=False, compute_dtype="bf16",
 )  # fmt: skip
 FOUR_BIT = replace(PLAIN, autocast=True, quantized=4, nested=True)

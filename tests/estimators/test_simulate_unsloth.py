@@ -6,13 +6,13 @@ from estimators.memory import estimate_memory
 from estimators.simulate import memory_from_simulation, simulate
 from estimators.simulate.job import Job
 from estimators.simulate.run import ask
-from estimators.unsloth_loss import loss_tile
+from estimators.unsloth_loss import chunk_rows, loss_budget
 from profiles.catalog import find_exact_model_row, find_gpu
 from profiles.errors import AdviseError
 from profiles.families import describe_model
 from profiles.gpu import Hardware
 from profiles.plan import Plan
-from profiles.units import MIB
+from profiles.units import GIB
 
 LAYERS = 6
 A100 = Hardware(gpu=find_gpu("a100-80-sxm"))
@@ -100,18 +100,23 @@ def test_offloaded_checkpoints_are_unsloths_only():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "tiled_from", "trains_head", "shape"),
+    ("tokens", "equal", "rows"),
     [
-        (4096, 4096, False, (4096, 16_384, True)),  # large card, long batch: tiles of 256 MiB
-        (2048, 4096, False, (512, 128_256, False)),  # large card: the least number of rows
-        (2048, 0, False, (2048, 16_384, True)),  # small card: tiles of one split
-        (65_536, 4096, True, (2048, 128_256, False)),  # a trained head: h / V of the rows, a power of two
+        (1024, True, 1024),  # 1.96 GiB by its own reckoning: not cut
+        (4096, True, 1024),  # 7.8 GiB of 4: four chunks
+        (8192, True, 2048),
+        (16_384, True, 2048),  # eight: only multiples of four
+        (4096, False, 2091),  # a shorter batch that is just not cut
     ],
 )
-def test_tiles_of_the_loss(tokens, tiled_from, trains_head, shape):
-    """fused_linear.py's layout for Llama 3's vocabulary, worked out by hand."""
-    tile = loss_tile(
-        tokens=tokens, hidden_size=4096, vocab_size=128_256, tiled_from=tiled_from, trains_head=trains_head
-    )
-    assert (tile.rows, tile.columns, tile.tiled) == shape
-    assert tile.n_bytes <= 1024 * MIB
+def test_chunks_of_the_loss(tokens, equal, rows):
+    """cross_entropy_loss.py's chunks for Llama 3's vocabulary, as an H200 made them."""
+    fixed = 2.0 * tokens * 2048
+    found = chunk_rows(tokens=tokens, vocab_size=128_256, budget=loss_budget(140 * GIB), fixed=fixed, equal=equal)
+    assert found == pytest.approx(rows, abs=0 if equal else 20)
+
+
+def test_a_small_card_cuts_more():
+    """Half of what is free, at most 4 GiB."""
+    assert loss_budget(6 * GIB) == 3 * GIB
+    assert chunk_rows(tokens=4096, vocab_size=128_256, budget=loss_budget(2 * GIB), fixed=0.0, equal=True) == 512
