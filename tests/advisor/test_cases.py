@@ -118,10 +118,6 @@ CASES = [
         {"model": "qwen-14b", "gpu": "rtx5090"},
         QLORA,
         "27.5 GiB of weights of 31.3; Unsloth names 33 GB for LoRA of 14B",
-        departs=(
-            LORA,
-            "on Unsloth alone, which has run by now: with checkpoints in main memory its high end is 30.9 GiB",
-        ),
     ),
     Case(
         "RTX 5090, 32B",
@@ -156,7 +152,7 @@ CASES = [
         {"model": "llama-405b", "gpu": "8x h100-sxm"},
         QLORA,
         "237 GB in 4 bits by Unsloth, 950 in 16: of 640 GB",
-        {"sharding": "fsdp2", "offload_parameters": True},
+        {"sharding": "zero3", "offload_parameters": True},
         (LORA, AT_LOAD),
     ),
     Case(

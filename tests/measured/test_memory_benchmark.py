@@ -4,6 +4,7 @@ from statistics import mean
 
 import pytest
 
+from benchmarks.gpu.rows import own_rows
 from benchmarks.margins import RESOLUTION, fit_margins
 from benchmarks.memory_scores import Score, estimate_row, scores
 from benchmarks.peers import peer_figures
@@ -15,7 +16,7 @@ from profiles.units import MIB
 
 @pytest.fixture(scope="module")
 def rows() -> list[MeasuredRow]:
-    return load_rows()
+    return [*load_rows(), *own_rows()]
 
 
 def peer_error(row: MeasuredRow, name: str) -> float:

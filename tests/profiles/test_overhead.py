@@ -23,7 +23,8 @@ def test_a_workspace_grows_from_hopper_on(capability: tuple[int, int], row: str,
 
 def test_a_row_of_one_capability_is_not_another_s() -> None:
     assert get_overhead("context", (7, 5)).id == "context/7.5"
-    assert get_overhead("context", (8, 0)).id == get_overhead("context", (9, 0)).id == "context/any"
+    assert get_overhead("context", (8, 0)).id == "context/any"
+    assert get_overhead("context", (10, 0)).id == get_overhead("context", (9, 0)).id == "context/9.0"
     assert all(get_overhead(kind, (7, 5)).source.url for kind in ("context", "workspace"))
 
 
