@@ -139,7 +139,7 @@ class MemoryModel:
         self._shared_weight = shared_weight(model, self.regime, self.setup)
         indexed = self.regime.fused_layers and plan.packing  # Unsloth then makes the tables of every position
         self._positions = max(model.max_position_embeddings, self.seq_len) if indexed else self.seq_len
-        copies = _autocast_copies(model, method, self.regime, plan)
+        self._copies = copies = _autocast_copies(model, method, self.regime, plan)
         # A reference that is loaded in fp32 has its own half copies until its forward ends
         self._reference_copies = copies if holds_reference(plan) and plan.quantization == "fp32" else 0.0
         encoder = method.has_encoder(plan)
@@ -246,7 +246,8 @@ class MemoryModel:
         phases.append(("optimizer_step", [*fixed, *last]))
         if regime.evaluates_logits:
             logits = float(evaluation_bytes(model, regime) * self.seq_len)
-            phases.append(("evaluation", [*fixed, ("gathered", whole.forward), ("logits", logits)]))
+            other = self._copies + regime.stream * model.hidden_size * self.seq_len
+            phases.append(("evaluation", [*fixed, ("gathered", whole.forward), ("logits", logits), ("other", other)]))
         return phases
 
     def _sampling(self, rows: int) -> Parts:
