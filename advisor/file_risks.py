@@ -6,7 +6,9 @@ from typing import NamedTuple
 from advisor.plans import LEARNING_RATE, MANY_EPOCHS
 from advisor.readers import Finding, Reading, get_reader
 from advisor.readers.default_targets import DEFAULT_TARGETS
+from estimators.logits import evaluation_bytes
 from estimators.methods import get_method
+from estimators.regime import resolve_regime
 from profiles.gpu import Hardware
 from profiles.model import ModelSpec
 from profiles.plan import Plan
@@ -67,9 +69,17 @@ def attention(case: Case) -> Iterator[Finding]:
 def evaluation(case: Case) -> Iterator[Finding]:
     """Evaluation takes batches of its own, eight sequences unless the file says otherwise."""
     size, plan, key = case.reading.eval_batch_size, case.plan, case.key("eval_batch_size")
-    if size is None or size <= plan.micro_batch_size:
+    if size is None:
         return
     text = f"evaluation takes {size} sequences at a time, training {plan.micro_batch_size}"
+    regime = resolve_regime(plan, case.model, case.hardware.gpu)
+    if regime.evaluates_logits and size > 1:
+        logits = size * plan.seq_len * evaluation_bytes(case.model, regime)
+        text += f"; under Liger that is {format_bytes(logits)} of logits beside the weights (one sequence is counted)"
+        yield _warning(key, text, f"{key}: 1")
+        return
+    if size <= plan.micro_batch_size:
+        return
     if plan.loss_kernel == "full" or (plan.loss_kernel is None and plan.platform == "llamafactory"):
         logits = size * plan.seq_len * case.model.vocab_size * LOGIT_BYTES
         text += f": its logits alone take up to {format_bytes(logits)} in fp32"

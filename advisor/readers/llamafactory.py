@@ -39,6 +39,7 @@ PLAN_KEYS = {
     "eval_batch_size": "per_device_eval_batch_size",
 }
 EPSILON = 1e-6  # a val_size below it is none (hparams/parser.py)
+EVALUATED = 0.05  # a share of the rows; only that there are any changes an answer
 
 
 class LlamaFactory(Reader):
@@ -245,7 +246,7 @@ def _place(doc: Document, plan: Plan, unjudged: str, open_file: OpenFile) -> Rea
     return Reading(
         format=LlamaFactory.id,
         release=doc.table.release,
-        plan=plan,
+        plan=plan.replace(eval_fraction=0.0 if evaluation is None else EVALUATED),
         unjudged=unjudged,
         n_gpus=workers or None,
         sharding=placement.sharding,

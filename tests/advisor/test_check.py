@@ -301,3 +301,30 @@ def test_hardware_that_does_not_exist_is_the_askers_mistake():
 
 def test_the_budget_is_the_cards():
     assert judge(TRL, gpu="rtx4090").memory.budget < 24 * GIB
+
+
+def test_under_liger_an_evaluation_makes_whole_logits():
+    """An H200 held 4.89 GiB of them for four such rows, where training needed 0.8 beside the weights."""
+    text = """model_name_or_path: meta-llama/Llama-3.2-1B
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_target: all
+dataset: alpaca_en_demo
+template: llama3
+cutoff_len: 1024
+per_device_train_batch_size: 4
+per_device_eval_batch_size: 4
+enable_liger_kernel: true
+bf16: true
+val_size: 0.1
+eval_strategy: steps
+output_dir: out
+"""
+    told = judge(text, gpu="rtx4090")
+    (finding,) = (f for f in told.findings if f.key == "per_device_eval_batch_size")
+    assert "4.89 GiB of logits" in finding.text
+    assert told.memory.peak_phase == "evaluation"
+    quiet = judge(text.replace("eval_strategy: steps\n", ""), gpu="rtx4090")
+    assert quiet.memory.peak_phase != "evaluation"
+    assert "per_device_eval_batch_size" not in [f.key for f in quiet.findings]
