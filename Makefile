@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check test-slow bench grid prove-throughput prove-methods prove-unsloth prove-llamafactory \
+.PHONY: setup demo test check test-slow bench grid gpu-runs prove-throughput prove-methods prove-unsloth prove-llamafactory \
 	prove-kill prove-regret prove-space prove-cluster clean
 
 setup: $(STAMP)
@@ -39,9 +39,14 @@ bench: setup
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.startup
 
-# Both memory tiers on 2,600 cells drawn over all axes; goes on where it stopped (about two hours)
+# Both memory tiers on 3,251 cells drawn over all axes; goes on where it stopped (about two hours)
 grid: setup
 	$(BIN)/python -m benchmarks.grid --jobs 2 --replayed
+
+# The planned grid of emitted projects on this machine's GPU, with each platform's packages in one environment or named by
+# --site (ten minutes on an H200); rows as in tests/measured/ours.jsonl
+gpu-runs: setup
+	$(BIN)/python -m benchmarks.gpu.run gpu-runs.jsonl
 
 # Calibrate this CPU, predict real training steps, run them, compare (about 40 minutes on two idle cores)
 prove-throughput: setup
