@@ -86,11 +86,16 @@ def run_head(
     return _chunked(scope, hidden, model.head, liger_rows(model, regime, tokens)), None
 
 
-def evaluation_bytes(model: ModelSpec, regime: Regime) -> int:
+def evaluation_parts(model: ModelSpec, regime: Regime) -> tuple[int, ...]:
     """Bytes a token of an evaluation that makes all logits: the head's product, its fp32 copy, log_softmax of that."""
     product = regime.compute if regime.autocast else regime.stream
-    copied = product if product < FP32 else 0
-    return model.vocab_size * (copied + 2 * FP32)
+    sizes = (product, FP32, FP32) if product < FP32 else (FP32, FP32)
+    return tuple(model.vocab_size * size for size in sizes)
+
+
+def evaluation_bytes(model: ModelSpec, regime: Regime) -> int:
+    """All that such an evaluation makes of a token."""
+    return sum(evaluation_parts(model, regime))
 
 
 def unsloth_rows(model: ModelSpec, regime: Regime, setup: LayerSetup, tokens: int) -> int:

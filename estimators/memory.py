@@ -132,6 +132,7 @@ class MemoryModel:
         kept = self.regime.keep_outputs and self.regime.loss == "fused"  # whose backward does not go through it
         self._held_penalty = self._penalty if kept else 0.0
         self._keeps_gradients = keeps_gradients(plan)
+        self._zeroes_gradients = not plan.zero_grad_set_to_none
         self._waiting = 0.0  # gradients of AdaLoRA's penalty, until a layer's own are added to them
         if method.id == "adalora" and (loss == "fused" or (loss == "full" and self._keeps_gradients)):
             self._waiting = float(self.trainable_parameters * self.regime.adapter)
@@ -247,7 +248,9 @@ class MemoryModel:
         if regime.evaluates_logits:
             logits = float(evaluation_bytes(model, regime) * self.seq_len)
             other = self._copies + regime.stream * model.hidden_size * self.seq_len
-            phases.append(("evaluation", [*fixed, ("gathered", whole.forward), ("logits", logits), ("other", other)]))
+            zeroed = standing.accumulated if self._zeroes_gradients else 0.0
+            held_out: Parts = [("gathered", whole.forward), ("gradients", zeroed), ("logits", logits), ("other", other)]
+            phases.append(("evaluation", [*fixed, *held_out]))
         return phases
 
     def _sampling(self, rows: int) -> Parts:

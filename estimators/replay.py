@@ -13,7 +13,7 @@ from estimators.answer import Component, MemoryEstimate
 from estimators.interval import Interval
 from estimators.layer import input_width, run_layer
 from estimators.layer_ops import FP32
-from estimators.logits import run_head
+from estimators.logits import evaluation_parts, run_head
 from estimators.margins import allocated_interval, replayed_interval
 from estimators.memory import MemoryModel, estimate_memory, memory_model
 from estimators.overhead import context_bytes, device_interval
@@ -180,6 +180,8 @@ def replay(
             run.drop_outputs()
         if empty_cache:
             allocator.empty_cache()
+    if run.regime.evaluates_logits:
+        run.evaluate()
     return Replay(
         allocated=allocator.peak_allocated,
         reserved=allocator.peak_reserved,
@@ -324,6 +326,11 @@ class _Run:
         self._step_temporaries()
         tape.give(*tape.gradients)
         tape.gradients.clear()
+
+    def evaluate(self) -> None:
+        """One held-out row with whole logits: the head's product, its fp32 copy, log_softmax."""
+        keys = [self.tape.take(n * self.memory.seq_len) for n in evaluation_parts(self.model, self.regime)]
+        self.tape.give(*keys)
 
     def drop_outputs(self) -> None:
         """The loop lets go of what the model returned."""

@@ -5,8 +5,8 @@ from statistics import median
 from benchmarks.grid import compare, recorded
 
 # Where the formulas stand today, not where they shall: 4 % for 99 cells of 100, nothing under by over 3 %.
-CELLS, MEDIAN, WITHIN_4_PERCENT, UNDER_3_PERCENT = 2700, 0.0012, 0.99, 0.005
-UNDER_ON_ONE_CARD = 0.09
+CELLS, MEDIAN, WITHIN_4_PERCENT, UNDER_3_PERCENT = 3000, 0.0012, 0.99, 0.005
+UNDER_ON_ONE_CARD = 0.08
 MISCOUNTED = {"adalora", "lora"}  # AdaLoRA's rank counters before a base moves; Unsloth's experts
 
 
