@@ -39,7 +39,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.startup
 
-# Both memory tiers on 3,251 cells drawn over all axes; goes on where it stopped (about two hours)
+# Both memory tiers on 3,260 cells drawn over all axes; goes on where it stopped (about two hours)
 grid: setup
 	$(BIN)/python -m benchmarks.grid --jobs 2 --replayed
 
