@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.rows import MeasuredRow
@@ -23,7 +24,7 @@ def own_rows(path: Path = OWN_RUNS) -> list[MeasuredRow]:
 
 def _row(raw: dict[str, Any]) -> MeasuredRow:
     plan = Plan.model_validate(raw["plan"])
-    measured = {"step_seconds": sorted(raw["steps"][1:])[(len(raw["steps"]) - 1) // 2]}
+    measured = {"step_seconds": median(raw["steps"][1:])}
     phases = raw["phases"]
     training = max(phases[name][0] for name in TRAINING)
     measured |= {"allocated_bytes": training, "after_load_bytes": raw["after_load"][0]}

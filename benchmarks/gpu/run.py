@@ -34,10 +34,9 @@ PACKAGES = (
     "unsloth", "unsloth_zoo", "llamafactory",
 )  # fmt: skip
 STEPS = 6
-FIELDS = {"instruction": "prompt", "output": "completion"}
 
 
-def build_model(name: str, folder: Path, *, weights: bool = True) -> Path:
+def build_model(name: str, folder: Path) -> Path:
     """The catalogue's model with random bf16 weights and a tokenizer of bytes, in a folder of its name."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -50,12 +49,9 @@ def build_model(name: str, folder: Path, *, weights: bool = True) -> Path:
     config, _ = model_config(name)
     found = AutoConfig.for_model(**{"dtype": "bfloat16", **config})
     save_tokenizer(out)
-    if weights:
-        torch.manual_seed(0)
-        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            AutoModelForCausalLM.from_config(found, dtype=torch.bfloat16).save_pretrained(out)
-    else:
-        found.save_pretrained(out)
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        AutoModelForCausalLM.from_config(found, dtype=torch.bfloat16).save_pretrained(out)
     (out / "ready").touch()
     return out
 

@@ -18,6 +18,7 @@ import click
 from advisor.calibrate import describe_plan_model
 from advisor.facts import resolve_model
 from benchmarks.gpu.cells import EVENTS
+from benchmarks.gpu.rows import OWN_RUNS
 from benchmarks.quantile import quantile
 from estimators.answer import SpeedEstimate
 from estimators.fit import fit_calibration
@@ -27,8 +28,7 @@ from profiles.catalog import find_gpu
 from profiles.gpu import Hardware
 from profiles.plan import Plan
 
-MEASURED = Path(__file__).parents[2] / "tests" / "measured"
-ROWS, CALIBRATION = MEASURED / "ours.jsonl", MEASURED / "h200-calibration.json"
+CALIBRATION = OWN_RUNS.with_name("h200-calibration.json")
 CARD = Hardware(gpu=find_gpu("h200"))
 # Trained while the first step of hf-galore, 39.5 s of singular values, had card and cores (no run holds the lock
 # in its first step), by the order in which runs ended: up to three times slower than their likes
@@ -76,7 +76,7 @@ def refitted(path: Path = CALIBRATION) -> Calibration:
     )  # fmt: skip
 
 
-def runs(calibration: Calibration | None, path: Path = ROWS) -> list[Run]:
+def runs(calibration: Calibration | None, path: Path = OWN_RUNS) -> list[Run]:
     """Every finished run with its prediction."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines():

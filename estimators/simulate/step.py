@@ -63,8 +63,7 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, tally: T
             if not regime.keep_outputs:
                 outputs = None
             tracker.enter("forward")
-            autocast = torch.autocast("cuda", dtype=DTYPES[regime.compute_dtype]) if regime.autocast else None
-            with autocast or contextlib.nullcontext():
+            with _autocast(regime):
                 outputs, loss = loss_of(batch)
             if plan.method == "adalora" and regime.loss == "fused":
                 loss = loss + adalora.penalty(built.model)
@@ -97,13 +96,19 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, tally: T
         _evaluate(built, job, regime, tracker)
 
 
+def _autocast(regime: Regime) -> contextlib.AbstractContextManager[Any]:
+    if not regime.autocast:
+        return contextlib.nullcontext()
+    context: contextlib.AbstractContextManager[Any] = torch.autocast("cuda", dtype=DTYPES[regime.compute_dtype])
+    return context
+
+
 def _evaluate(built: Built, job: Job, regime: Regime, tracker: Tracker) -> None:
     """One held-out row, as emitted projects evaluate: the model's own loss over all logits, without gradients."""
     tracker.enter("evaluation")
     built.model.eval()
     loss_of = loss_function("full", built.model, tracker, use_cache=False, to_fp32=regime.outputs_to_fp32)
-    autocast = torch.autocast("cuda", dtype=DTYPES[regime.compute_dtype]) if regime.autocast else None
-    with torch.no_grad(), autocast or contextlib.nullcontext():
+    with torch.no_grad(), _autocast(regime):
         loss_of(_batch(job.plan, job.model, 1, job.plan.seq_len))
 
 
