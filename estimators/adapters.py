@@ -114,8 +114,9 @@ def _small_linear(scope: Scope, x: Tensor, n_in: int, n_out: int, tokens: float)
     return y
 
 
-def _times_vector(scope: Scope, x: Tensor, length: float, itemsize: int | None = None) -> Tensor:
-    """x * v for a trained vector v (of `itemsize` bytes, else the adapter's): the wider dtype; x is saved for v.
+def _times_vector(scope: Scope, x: Tensor, length: float, itemsize: int | None = None, *, kept: bool = True) -> Tensor:
+    """x * v for a trained vector v of `length` (of `itemsize` bytes, else the adapter's): the wider dtype; x is saved
+    for v. kept: its gradient is the parameter's own.
 
     Backward makes both products in full; then v's is summed, and x's is cast to x's dtype.
     """
@@ -129,7 +130,8 @@ def _times_vector(scope: Scope, x: Tensor, length: float, itemsize: int | None =
         saved=[x.buffer],
         trains=True,
         scratch=((2 * wide if x.requires_grad else wide) * x.width - own * x.width, 0.0),
-        weight_grad=0.0 if scope.accumulates else itemsize * length,
+        weight_grad=itemsize * length if kept and not scope.accumulates else 0.0,
+        summed=(x.width / length, length),
     )
 
 
@@ -192,7 +194,7 @@ def _dora(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Ten
         tape.drop(product)
         product = unbiased
     magnitude = FP32 if bnb else regime.adapter  # TRL leaves it when it casts the adapters of a quantised base
-    first = _times_vector(scope, product, 0.0, magnitude)
+    first = _times_vector(scope, product, lin.out_features, magnitude, kept=False)
     second = _times_vector(scope, b, lin.out_features, magnitude)
     scaled = tape.op(second, width=second.width, itemsize=second.itemsize)
     tape.drop(second, product, b)

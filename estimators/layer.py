@@ -13,7 +13,7 @@ from estimators.expert_ops import mixture
 from estimators.fused_layer import fused_layer_forward, is_fused
 from estimators.layer_ops import Scope
 from estimators.regime import Regime
-from estimators.tape import Line, Tape, Tensor, upper_envelope
+from estimators.tape import Line, Sums, Tape, Tensor, upper_envelope
 from profiles.model import Attention, Block, Linear, Norm, Outputs
 
 
@@ -40,14 +40,16 @@ class LayerProfile:
 
     saved: alive after forward because of backward; under gradient checkpointing what escapes it: the layer's input is
     held and counted by whoever stacks the layers. forward: highest points of the (first) forward. backward: highest
-    points from the incoming gradient on, with what this layer saved, or under checkpointing with the forward
-    run again. left: constant bytes that stay for good (parameter gradients). pinned: bytes a token that functions keep
-    by themselves for as long as the graph lives, or the outputs; let_go: of it what goes as backward begins.
+    points from the incoming gradient on, with what this layer saved, or under checkpointing with the forward run again.
+    sums: what is summed over tokens on that way, with the lines beside it. left: constant bytes that stay for good
+    (parameter gradients). pinned: bytes a token that functions keep by themselves for as long as the graph lives, or
+    the outputs; let_go: of it what goes as backward begins.
     """
 
     saved: Line
     forward: tuple[Line, ...]
     backward: tuple[Line, ...]
+    sums: Sums
     left: float
     pinned: float
     let_go: float = 0.0
@@ -76,7 +78,13 @@ def _plain(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Lay
     tape.mark()
     tape.backward()
     return LayerProfile(
-        saved=saved, forward=forward, backward=tape.envelope(), left=tape.constant, pinned=pinned, let_go=let_go
+        saved=saved,
+        forward=forward,
+        backward=tape.envelope(),
+        sums=tape.sums(),
+        left=tape.constant,
+        pinned=pinned,
+        let_go=let_go,
     )
 
 
@@ -129,6 +137,7 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
         saved=(first.per_token, first.constant),
         forward=forward,
         backward=upper_envelope(lines),
+        sums=tape.sums(),
         left=tape.constant,
         pinned=first.pinned(),
         checkpointed=True,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from estimators.regime import Regime
-from estimators.tape import NO_BYTES, Buffer, Line, Tape, Tensor
+from estimators.tape import NO_BYTES, Buffer, Line, Summed, Tape, Tensor
 from estimators.weights import is_quantized
 from profiles.model import Linear, Norm
 
@@ -79,6 +79,10 @@ def cast_for_matmul(scope: Scope, x: Tensor) -> Tensor:
     return scope.tape.cast(x, scope.regime.compute) if scope.regime.autocast else scope.tape.hold(x)
 
 
+def _bias_sum(scope: Scope, lin: Linear, tokens: float) -> Summed | None:
+    return (tokens, lin.out_features) if lin.bias and (scope.trains_weights or scope.trains_biases) else None
+
+
 def _linear_plain(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
     tape, regime = scope.tape, scope.regime
     weight = _read_at_once(lin)
@@ -98,6 +102,7 @@ def _linear_plain(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor
         itemsize=regime.compute if regime.autocast else xc.itemsize,
         saved=saved,
         trains=scope.trains_weights or (scope.trains_biases and lin.bias),
+        summed=_bias_sum(scope, lin, tokens),
         **gradient,
     )
     tape.drop(*inputs)
@@ -117,7 +122,13 @@ def _linear_bnb(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
         xc = tape.cast(x, regime.compute)
         dequantized = dequantized_bytes(scope, weight)
         tape.scratch(0.0, dequantized)
-        y = tape.op(xc, width=lin.out_features * tokens, itemsize=regime.compute, scratch=(0.0, dequantized))
+        y = tape.op(
+            xc,
+            width=lin.out_features * tokens,
+            itemsize=regime.compute,
+            scratch=(0.0, dequantized),
+            summed=_bias_sum(scope, lin, tokens),
+        )
         tape.drop(xc)
         out = tape.cast(y, x.itemsize)
         tape.drop(y)
@@ -132,6 +143,7 @@ def _linear_bnb(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
         itemsize=x.itemsize,
         saved=[x.buffer],
         scratch=(0.0, x.itemsize * weight),
+        summed=_bias_sum(scope, lin, tokens),
     )
     tape.release(codes)
     if y.requires_grad and (not regime.checkpointing or tape.records == regime.reentrant):  # ctx.tensors: of the run
@@ -200,6 +212,7 @@ def _weighted(scope: Scope, x: Tensor, spec: Norm, trained: bool) -> Tensor:
         trains=trained,
         scratch=(x.itemsize * x.width if trained else 0.0, 0.0),
         weight_grad=scope.regime.base * spec.size if trained and not scope.accumulates else 0.0,
+        summed=(x.width / spec.size, spec.size) if trained else None,
     )
 
 

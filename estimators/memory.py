@@ -31,6 +31,7 @@ from estimators.tasks import (
     passes_without_gradient,
     sequences_per_example,
 )
+from estimators.vector_sum import resident_threads, vector_sum
 from profiles.errors import UnsupportedError
 from profiles.gpu import GpuSpec, Hardware
 from profiles.model import Block, ModelSpec
@@ -131,6 +132,7 @@ class MemoryModel:
         self._penalty = _penalty_bytes(model, method, self.regime, plan)
         kept = self.regime.keep_outputs and self.regime.loss == "fused"  # whose backward does not go through it
         self._held_penalty = self._penalty if kept else 0.0
+        self._threads = resident_threads(gpu)
         self._keeps_gradients = keeps_gradients(plan)
         self._zeroes_gradients = not plan.zero_grad_set_to_none
         self._waiting = 0.0  # gradients of AdaLoRA's penalty, until a layer's own are added to them
@@ -341,7 +343,7 @@ class MemoryModel:
         done = 0.0
         for count, profile in self._layers:
             own = checkpoint if profile.checkpointed else alive_of(profile)
-            peak = _at(profile.backward, tokens)
+            peak = max(_at(profile.backward, tokens), self._summing(profile, tokens))
             working = peak if profile.checkpointed else peak - own
             others = pinned - (0.0 if profile.checkpointed else tokens * profile.pinned)
             bottom = max(saved - stays, own) if self.regime.offload_checkpoints else min(saved, own + others)
@@ -373,6 +375,16 @@ class MemoryModel:
                 for alive, left, gathered in ends
             )
         return max(candidates, key=_total)
+
+    def _summing(self, profile: LayerProfile, tokens: int) -> float:
+        """The highest point of a layer's backward with the partial sums of a trained vector's gradient."""
+        return max(
+            (
+                _at(lines, tokens) + vector_sum(rows * tokens, width, self._threads)
+                for (rows, width), lines in profile.sums
+            ),
+            default=0.0,
+        )
 
     def _embedding_backward(self, fixed: Parts, tokens: int, held: float) -> Parts:
         """embedding_dense_backward: a dense gradient, and its partial sums. Of a tied head it is the second one, added

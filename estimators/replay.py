@@ -18,7 +18,8 @@ from estimators.margins import allocated_interval, replayed_interval
 from estimators.memory import MemoryModel, estimate_memory, memory_model
 from estimators.overhead import context_bytes, device_interval
 from estimators.regime import Regime
-from estimators.tape import Buffer, Tape, Tensor
+from estimators.tape import Buffer, Line, Summed, Tape, Tensor
+from estimators.vector_sum import resident_threads, vector_sum
 from estimators.weights import is_quantized, linear_bytes
 from profiles.catalog import get_optimizer
 from profiles.gpu import GpuSpec, Hardware
@@ -109,10 +110,11 @@ class _Held(Buffer):
 class _ReplayTape(Tape):
     """Passes every buffer on to an allocator, at the micro-batch's number of tokens."""
 
-    __slots__ = ("_last", "allocator", "gradients", "tokens")
+    __slots__ = ("_last", "allocator", "gradients", "threads", "tokens")
 
-    def __init__(self, allocator: CachingAllocator, tokens: int) -> None:
+    def __init__(self, allocator: CachingAllocator, tokens: int, threads: int) -> None:
         super().__init__()
+        self.threads = threads
         self.allocator = allocator
         self.gradients: list[int] = []
         self.tokens = tokens
@@ -143,6 +145,10 @@ class _ReplayTape(Tape):
     def scratch(self, per_token: float, constant: float = 0.0) -> None:
         self.give(self.take(per_token * self.tokens + constant))
 
+    def sum(self, summed: Summed, beside: Line) -> None:
+        held = self.take(beside[0] * self.tokens + beside[1])
+        self.give(self.take(vector_sum(summed[0] * self.tokens, summed[1], self.threads)), held)
+
     def keep_gradient(self, n_bytes: float) -> None:
         self.gradients.append(self.take(n_bytes))
 
@@ -170,7 +176,7 @@ def replay(
         DeviceOutOfMemoryError: it does not run within the limit.
     """
     allocator = CachingAllocator(limit=limit, expandable_segments=plan.expandable_segments)
-    run = _Run(plan, model, memory_model(plan, model, gpu), _ReplayTape(allocator, 0))
+    run = _Run(plan, model, memory_model(plan, model, gpu), _ReplayTape(allocator, 0, resident_threads(gpu)))
     run.load(moved=moved)
     for step, (rows, length) in enumerate(batches or ((plan.micro_batch_size, plan.seq_len),) * STEPS):
         own = plan.replace(micro_batch_size=rows, seq_len=length, mean_len=None) if batches else plan

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 Line = tuple[float, float]
 NO_BYTES: Line = (0.0, 0.0)
+Summed = tuple[float, float]  # rows a token and width of what is summed over all tokens
 
 
 def upper_envelope(lines: Iterable[Line]) -> tuple[Line, ...]:
@@ -22,6 +23,9 @@ def upper_envelope(lines: Iterable[Line]) -> tuple[Line, ...]:
         if not best or line[1] > best[-1][1]:
             best.append(line)
     return tuple(best)
+
+
+Sums = tuple[tuple[Summed, tuple[Line, ...]], ...]
 
 
 class Buffer:
@@ -51,7 +55,7 @@ class Tensor:
 
 
 class _Node:
-    __slots__ = ("inputs", "output", "over_inputs", "passes", "saved", "scratch", "weight_grad")
+    __slots__ = ("inputs", "output", "over_inputs", "passes", "saved", "scratch", "summed", "weight_grad")
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class _Node:
         scratch: Line,
         weight_grad: float,
         over_inputs: bool,
+        summed: Summed | None,
     ) -> None:
         self.output = output
         self.over_inputs = over_inputs
@@ -70,6 +75,7 @@ class _Node:
         self.passes = passes
         self.scratch = scratch
         self.weight_grad = weight_grad
+        self.summed = summed
 
 
 class Tape:
@@ -77,8 +83,8 @@ class Tape:
     and is about to fall."""
 
     __slots__ = (
-        "_before_last_save", "_kept", "_lines", "_rising", "constant", "named", "nodes", "per_token", "records",
-        "returned",
+        "_before_last_save", "_kept", "_lines", "_rising", "_sums", "constant", "named", "nodes", "per_token",
+        "records", "returned",
     )  # fmt: skip
 
     def __init__(self, *, records: bool = True) -> None:
@@ -90,12 +96,14 @@ class Tape:
         self.named: list[Tensor] = []  # what the layer's own function names until it returns
         self._kept: list[Buffer] = []
         self._lines: list[Line] = []
+        self._sums: dict[Summed, list[Line]] = {}
         self._before_last_save = 0
         self._rising = False
 
     def mark(self) -> None:
         """Forget the highest points so far; start from what lives now."""
         self._lines = [(self.per_token, self.constant)]
+        self._sums = {}
         self._before_last_save = 1
         self._rising = False
 
@@ -108,6 +116,10 @@ class Tape:
         """The lines since `mark` that can be highest for some number of tokens."""
         self._note()
         return upper_envelope(self._lines)
+
+    def sums(self) -> Sums:
+        """What is summed over tokens, each with the highest lines beside it since `mark`."""
+        return tuple((summed, upper_envelope(lines)) for summed, lines in self._sums.items())
 
     def envelope_until_last_save(self) -> tuple[Line, ...]:
         """The same, but only until the last saving operation makes its output: a checkpoint run again stops there."""
@@ -134,6 +146,10 @@ class Tape:
         """Memory that a kernel takes and gives back within one operation."""
         self._lines.append((self.per_token + per_token, self.constant + constant))
         self._rising = False
+
+    def sum(self, summed: Summed, beside: Line) -> None:
+        """A kernel sums over tokens while `beside` lives: its partial sums are no line in their number."""
+        self._sums.setdefault(summed, []).append((self.per_token + beside[0], self.constant + beside[1]))
 
     def keep_gradient(self, n_bytes: float) -> None:
         """A parameter's gradient: it stays when the walk is over."""
@@ -190,12 +206,14 @@ class Tape:
         weight_grad: float = 0.0,
         trains: bool = False,
         over_inputs: bool = False,
+        summed: Summed | None = None,
     ) -> Tensor:
         """An operation with a new output. Saves `saved` (fresh buffers are owned by the caller until it drops them).
 
         Inputs in `passes` get the output's gradient itself (an addition); the others a buffer of their own size.
         `scratch` is what the derivative takes beside its results, `weight_grad` what it leaves behind for good;
-        `over_inputs`: each input's gradient is written over the input, which is saved.
+        `over_inputs`: each input's gradient is written over the input, which is saved. `summed`: the derivative ends
+        with a sum over tokens, with the scratch still there.
         """
         needs_grad = trains
         for t in inputs:
@@ -210,7 +228,7 @@ class Tape:
         if records:
             for buffer in saved:
                 buffer.refs += 1
-            self.nodes.append(_Node(out, inputs, saved, passes, scratch, weight_grad, over_inputs))
+            self.nodes.append(_Node(out, inputs, saved, passes, scratch, weight_grad, over_inputs, summed))
         return out
 
     def save_output(self, out: Tensor) -> None:
@@ -261,6 +279,8 @@ class Tape:
             self.keep_gradient(node.weight_grad)
         if node.scratch is not NO_BYTES:
             self.scratch(*node.scratch)
+        if node.summed is not None:
+            self.sum(node.summed, node.scratch)
         for t in passes:
             if t.requires_grad:
                 grad.refs += 1

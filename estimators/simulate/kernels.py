@@ -4,10 +4,12 @@ Each entry names the source file whose host code makes the choice or the allocat
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 from estimators.embedding import embedding_sums
 from estimators.regime import FLASH_MAX_HEAD_DIM, FLASH_MIN_CAPABILITY
+from estimators.vector_sum import vector_sum
 
 BF16_MIN_CAPABILITY = (8, 0)
 GEMM_4BIT_MAX_ROWS = 512  # bitsandbytes 0.50: beyond it gemm_4bit dequantises the weight and calls a plain matmul
@@ -45,8 +47,10 @@ def attention_kernel(
     return "math"
 
 
-def scratch(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
-    """Bytes of each buffer that operation `name` makes and frees inside, in order."""
+def scratch(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], threads: int = 0) -> tuple[int, ...]:
+    """Bytes of each buffer that operation `name` makes and frees inside, in order. threads: resident on the card."""
+    if name == "aten::sum":
+        return _sum(args, threads)
     rule = _RULES.get(name)
     return rule(args, kwargs) if rule is not None else ()
 
@@ -121,6 +125,17 @@ def _int8_quantize(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int,
     """bitsandbytes backends/cuda/ops.py int8_vectorwise_quant: |x|, and a mask of outliers."""
     x, threshold = args[0], args[1] if len(args) > 1 else kwargs.get("threshold", 0.0)
     return (x.numel() * x.dtype.itemsize, x.numel()) if threshold > 0.0 else ()
+
+
+def _sum(args: Sequence[Any], threads: int) -> tuple[int, ...]:
+    """cuda/Reduce.cuh: partial sums over the leading dimensions; over others few values come out of many threads."""
+    x, dims = args[0], args[1] if len(args) > 1 else ()
+    reduced = {d % x.dim() for d in dims or () if x.dim()}
+    count = len(reduced)
+    if not 0 < count < x.dim() or reduced != set(range(count)) or not x.is_cuda or not x.is_contiguous():
+        return ()
+    found = vector_sum(prod(x.shape[:count]), prod(x.shape[count:]), threads)
+    return (found,) if found else ()
 
 
 _RULES = {

@@ -30,16 +30,17 @@ NAMED_BY_ARGUMENTS = frozenset(
 
 
 class Tracker(TorchDispatchMode):  # type: ignore[misc]
-    """Follow storages on `cuda:0`. `workspace` bytes are taken by each thread that multiplies matrices.
+    """Follow storages on `cuda:0`. `workspace` bytes are taken by each thread that multiplies matrices; `threads` are
+    resident on the card at a time.
 
     boolean: what a truth value read from the device is said to be (do all masks hold: is the batch unpadded).
     """
 
-    def __init__(self, *, workspace: int, boolean: bool) -> None:
+    def __init__(self, *, workspace: int, threads: int, boolean: bool) -> None:
         super().__init__()
         self.trace = Trace()
         self.boolean = boolean
-        self.workspace = workspace
+        self.workspace, self.threads = workspace, threads
         self.step = 0
         self.stage: Stage = "load"
         self.layer = -1
@@ -187,7 +188,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
                 return self._scalar(args[0])
             if name in MATMULS:
                 self._first_matmul(args)
-            needs = scratch(name, args, kwargs)
+            needs = scratch(name, args, kwargs, self.threads)
             owners = self._owners(args)
             layer = self.layer if self.layer >= 0 or not owners else owners[0]
             if needs and name in SCRATCH_FIRST:

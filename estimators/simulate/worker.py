@@ -17,6 +17,7 @@ from estimators.simulate.snapshot import write_snapshot
 from estimators.simulate.stretch import BASE_LAYERS, REPEATED, stretch
 from estimators.simulate.trace import Trace
 from estimators.tasks import holds_reference, passes_without_gradient
+from estimators.vector_sum import resident_threads
 from profiles.errors import AdviseError, UnsupportedError
 from profiles.plan import FOUR_BIT
 from profiles.units import KIB, MIB
@@ -165,7 +166,9 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int, tuple[Operation, ...]]
     regime = resolve_regime(plan, spec, job.hardware.gpu)
     tally = Tally(repeated=REPEATED, times=spec.num_hidden_layers - layers + 1)
     tracker = Tracker(
-        workspace=cublas_workspace(capability), boolean=not regime.masked or plan.attention == "flash_attention_2"
+        workspace=cublas_workspace(capability),
+        threads=resident_threads(job.hardware.gpu),
+        boolean=not regime.masked or plan.attention == "flash_attention_2",
     )
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), tracker:
