@@ -70,8 +70,8 @@ def _plain(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Lay
     tape.drop_returned()
     saved = (tape.per_token, tape.constant)
     pinned = tape.pinned()
-    if setup.prefix_tokens and not (regime.keep_outputs and regime.loss == "full") and regime.quantized != 8:
-        tape.drop_graph()  # TRL's fused outputs have no cache
+    if forgets_cache(regime, setup):
+        tape.drop_graph()
         pinned = 0.0
     let_go = saved[0] - tape.per_token
     out.grad = tape.alloc(out.width * out.itemsize)
@@ -86,6 +86,11 @@ def _plain(block: Block, regime: Regime, setup: LayerSetup, seq_len: int) -> Lay
         pinned=pinned,
         let_go=let_go,
     )
+
+
+def forgets_cache(regime: Regime, setup: LayerSetup) -> bool:
+    """Whether a prefix's cache goes as backward begins: TRL's fused outputs have none."""
+    return bool(setup.prefix_tokens) and not (regime.keep_outputs and regime.loss == "full") and regime.quantized != 8
 
 
 def _beside_returned(tape: Tape) -> tuple[Line, ...]:

@@ -255,7 +255,7 @@ def _chunked(scope: Scope, hidden: Tensor, head: Linear, rows: int) -> Tensor:
         tape.release(buffer)
     tape.drop(hidden)
     if scope.trains_weights and not scope.accumulates and loss.requires_grad:
-        tape.keep(of_weight)  # becomes the parameter's own
+        tape.adopt(of_weight)
     return loss
 
 

@@ -110,19 +110,21 @@ class MemoryModel:
         self.standing = standing_bytes(plan, model, method, regime, workspace_bytes(gpu))
         self.setup = layer_setup(method, model, plan, regime)
         self.regime = replace(regime, stream=stream_itemsize(model.layers[0].block, regime, self.setup))
-        runs = [r for r in layer_runs(method, model, plan, self.regime, self._length) if r.reached]
+        self.runs = layer_runs(method, model, plan, self.regime, self._length)
         has_prefix = bool(self.setup.prefix_tokens)
         self._layers = [
             (r.count, profile_layer(r.block, r.regime, r.setup, _length_class(r.regime, self.seq_len, has_prefix)))
-            for r in runs
+            for r in self.runs
+            if r.reached
         ]
-        self._blocks = [r.block for r in runs]
-        self._checkpointed = sum(count for count, p in self._layers if p.checkpointed)
+        self.checkpointed = sum(count for count, p in self._layers if p.checkpointed)
         self._masks = len({g.block.attention.sliding_window for g in model.layers if self._reads_mask(g.block)})
         self._below = _below_layers(model, self.regime, self.setup)
         self._last_graph = 0.0  # outputs that are kept hold their graph, and int8's products what they read; the cache
         loss = self.regime.loss
-        if self.regime.keep_outputs and (loss == "full" or (loss == "fused" and self.regime.quantized == 8)):
+        whole = loss == "full" or (loss == "fused" and self.regime.quantized == 8)
+        self.outputs_hold_graph = self.regime.keep_outputs and whole
+        if self.outputs_hold_graph:
             self._last_graph = sum(count * p.pinned for count, p in self._layers)
         words = model.hidden_size * self.regime.residual * plan.seq_len / self.seq_len
         if self.regime.checkpointing and not method.trains_base:  # enable_input_require_grads: the words are a leaf
@@ -139,15 +141,17 @@ class MemoryModel:
         if method.id == "adalora" and (loss == "fused" or (loss == "full" and self._keeps_gradients)):
             self._waiting = float(self.trainable_parameters * self.regime.adapter)
         self._heads: dict[Hashable, HeadProfile] = {}
-        self._shared_weight = shared_weight(model, self.regime, self.setup)
+        self.shared_weight = shared_weight(model, self.regime, self.setup)
         indexed = self.regime.fused_layers and plan.packing  # Unsloth then makes the tables of every position
         self._positions = max(model.max_position_embeddings, self.seq_len) if indexed else self.seq_len
-        self._copies = copies = _autocast_copies(model, method, self.regime, plan)
+        self.copied = _autocast_copies(model, method, self.regime, plan)
+        self._copies = copies = sum(n_bytes * tensors for n_bytes, tensors in self.copied)
         # A reference that is loaded in fp32 has its own half copies until its forward ends
         self._reference_copies = copies if holds_reference(plan) and plan.quantization == "fp32" else 0.0
         encoder = method.has_encoder(plan)
         self._encoder_copies = copies if encoder else 0.0  # backward reaches the encoder last
-        self._cast_copies = copies if self.regime.checkpointing and not encoder else 0.0
+        self.caches_copies = self.regime.checkpointing and not encoder  # to the end of forward
+        self._cast_copies = copies if self.caches_copies else 0.0
 
     def phases(self, micro_batch_size: int, accumulation: int) -> list[tuple[PhaseName, Parts]]:
         """Every phase's components in bytes, for micro-batches of this size; `accumulation` of them are sampled at once
@@ -164,7 +168,7 @@ class MemoryModel:
             + self._below * tokens
             + sum(count * _point(p.saved, tokens) for count, p in self._layers)
         )
-        layers = self._checkpointed
+        layers = self.checkpointed
         stays = layers * checkpoint
         if layers and not regime.offload_checkpoints:  # the first one is the embedding's output
             stays -= (1 - regime.entry / regime.stream) * checkpoint
@@ -178,7 +182,7 @@ class MemoryModel:
             ("adapter_weights", standing.adapters),
             ("optimizer_states", standing.states),
             ("workspace", standing.workspace),
-            ("dequantized_weights", self._shared_weight),
+            ("dequantized_weights", self.shared_weight),
             ("inputs", self._input_bytes(tokens)),
         ]
         forward_logits = max(_at(head.forward, tokens), _point(head.saved, tokens) + self._penalty)
@@ -295,11 +299,6 @@ class MemoryModel:
         """What one layer runs in."""
         return own_regime(self.regime, block, self._length)
 
-    def escaped_bytes(self, block: Block, tokens: int) -> float:
-        """What a checkpointed layer keeps all the same."""
-        profiles = (p for _, p in self._layers)
-        return next((_point(p.saved, tokens) for b, p in zip(self._blocks, profiles, strict=True) if b is block), 0.0)
-
     def cache_bytes(self, block: Block) -> float:
         """Bytes a token of the keys and values that stay with outputs that are kept, where the kernel saves copies of
         them, one for each query head, instead of themselves."""
@@ -348,7 +347,7 @@ class MemoryModel:
             others = pinned - (0.0 if profile.checkpointed else tokens * profile.pinned)
             bottom = max(saved - stays, own) if self.regime.offload_checkpoints else min(saved, own + others)
             if self.standing.inputs_held:  # and all gradients of them, but the one that is being read
-                bottom = saved + (self._checkpointed - 2) * checkpoint
+                bottom = saved + (self.checkpointed - 2) * checkpoint
             whole, layers_left = self.standing.whole, total_left - head_left
             passed = whole.reduced_from
             ends = [(saved, head_left, 0.0), (bottom, total_left - profile.left, whole.lowest)]
@@ -466,17 +465,15 @@ def _below_layers(model: ModelSpec, regime: Regime, setup: LayerSetup) -> float:
     return float(model.hidden_size * (kept + model.embedding_dropout))
 
 
-def _autocast_copies(model: ModelSpec, method: Method, regime: Regime, plan: Plan) -> float:
-    """Half copies of fp32 parameters that autocast caches until its context ends, and a layer's saved tensors hold. Of
-    the base's only products' weights have any, and the head's is on its own tape."""
-    if not regime.autocast:
-        return 0.0
-    total = 0.0
-    for t in method.trained_for(model, plan):
-        itemsize = tensor_itemsize(t, regime)
-        if itemsize > regime.compute and (t.columns or not t.in_base):
-            total += float(t.elements * t.tensors * regime.compute)
-    return total
+def _autocast_copies(model: ModelSpec, method: Method, regime: Regime, plan: Plan) -> list[tuple[float, int]]:
+    """Half copies of fp32 parameters that autocast caches until its context ends, and a layer's saved tensors hold:
+    bytes of each, and how many are alike. Of the base's only products' weights have any, and the head's is on its own
+    tape."""
+    return [
+        (float(t.elements * regime.compute), t.tensors)
+        for t in method.trained_for(model, plan)
+        if regime.autocast and tensor_itemsize(t, regime) > regime.compute and (t.columns or not t.in_base)
+    ]
 
 
 def _penalty_bytes(model: ModelSpec, method: Method, regime: Regime, plan: Plan) -> float:

@@ -4,31 +4,31 @@
 and optimizer states included. Tens of milliseconds, no torch.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from estimators.allocator import CachingAllocator, DeviceOutOfMemoryError
 from estimators.answer import Component, MemoryEstimate
+from estimators.batches import Batches, optimizer_steps
 from estimators.interval import Interval
-from estimators.layer import input_width, run_layer
+from estimators.layer import forgets_cache, input_width, run_layer
 from estimators.layer_ops import FP32
 from estimators.logits import evaluation_parts, run_head
 from estimators.margins import allocated_interval, replayed_interval
 from estimators.memory import MemoryModel, estimate_memory, memory_model
+from estimators.offload import BUFFERS, MINIMUM_BYTES
 from estimators.overhead import context_bytes, device_interval
 from estimators.regime import Regime
-from estimators.tape import Buffer, Line, Summed, Tape, Tensor
+from estimators.setup import LayerRun
+from estimators.tape import Buffer, Line, Node, Summed, Tape, Tensor
 from estimators.vector_sum import resident_threads, vector_sum
 from estimators.weights import is_quantized, linear_bytes
 from profiles.catalog import get_optimizer
 from profiles.gpu import GpuSpec, Hardware
-from profiles.model import Block, Linear, ModelSpec, Norm
+from profiles.model import Linear, ModelSpec, Norm
 from profiles.plan import Plan
 
-Batches = Sequence[tuple[int, int]]
-
-STEPS = 2  # the first makes the optimizer's states, the second meets them
+DISTINCT = 2  # micro-batches of a step: without gradients and with
 INT64 = 8
 INPUTS = 3  # ids, mask, labels
 
@@ -152,6 +152,11 @@ class _ReplayTape(Tape):
     def keep_gradient(self, n_bytes: float) -> None:
         self.gradients.append(self.take(n_bytes))
 
+    def adopt(self, buffer: Buffer) -> None:
+        super().adopt(buffer)
+        if isinstance(buffer, _Held):
+            self.gradients.append(buffer.key)
+
 
 def replay(
     plan: Plan,
@@ -164,11 +169,11 @@ def replay(
     empty_cache: bool = False,
     moved: bool = False,
 ) -> Replay:
-    """Load the model, then run two equal steps of `plan`, or one for each of `batches`, on one card without sharding.
+    """Load the model, then run two equal steps of `plan`, or those of `batches`, on one card without sharding.
 
-    batches: (rows, padded length). empty_cache: the loop gives cached segments back after each step. moved: the model
-    was loaded elsewhere and moved to the card. release_outputs: each step is a function of its own, so that outputs
-    that are kept through backward go at its end.
+    batches: (rows, padded length) of each micro-batch. empty_cache: the loop gives cached segments back after each
+    step. moved: the model was loaded elsewhere and moved to the card. release_outputs: each step is a function of its
+    own, so that outputs that are kept through backward go at its end.
     With a `limit` on what can be reserved the allocator gives cached segments back before it fails, as CUDA's does.
 
     Raises:
@@ -178,10 +183,12 @@ def replay(
     allocator = CachingAllocator(limit=limit, expandable_segments=plan.expandable_segments)
     run = _Run(plan, model, memory_model(plan, model, gpu), _ReplayTape(allocator, 0, resident_threads(gpu)))
     run.load(moved=moved)
-    for step, (rows, length) in enumerate(batches or ((plan.micro_batch_size, plan.seq_len),) * STEPS):
-        own = plan.replace(micro_batch_size=rows, seq_len=length, mean_len=None) if batches else plan
-        run.take_batch(own, memory_model(own, model, gpu))
-        run.step(first=step == 0)
+    for step, micro_batches in enumerate(optimizer_steps(plan, batches, distinct=DISTINCT)):
+        for rows, length in micro_batches:
+            own = plan.replace(micro_batch_size=rows, seq_len=length, mean_len=None) if batches else plan
+            run.take_batch(own, memory_model(own, model, gpu))
+            run.forward_and_backward()
+        run.update(first=step == 0)
         if release_outputs:
             run.drop_outputs()
         if empty_cache:
@@ -195,19 +202,34 @@ def replay(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Checkpoint:
+    """A layer to be run again: what it was given and returned, and the nodes of layers below that are not. moved: what
+    it was given went to host memory."""
+
+    run: LayerRun
+    given: Tensor
+    out: Tensor
+    below: list[Node]
+    moved: bool
+
+
 class _Run:
     def __init__(self, plan: Plan, model: ModelSpec, memory: MemoryModel, tape: _ReplayTape) -> None:
         self.tape, self.model = tape, memory.model
         self.take_batch(plan, memory)
-        self.blocks: list[Block] = [g.block for g in self.model.layers for _ in range(g.count)]
         self.trained = list(memory.method.trained_for(model, plan))
+        self.accumulates = self.runs_again = False
         self.logits: Tensor | None = None
         self.cached: list[int] = []
+        self.graph: list[Buffer] = []
+        self.buffers = 0  # of offloaded checkpoints
 
     def take_batch(self, plan: Plan, memory: MemoryModel) -> None:
         """The next step runs this plan's micro-batch."""
         self.plan, self.memory = plan, memory
         self.regime: Regime = memory.regime
+        self.layers: list[LayerRun] = [run for run in memory.runs for _ in range(run.count)]
         self.tokens = self.tape.tokens = plan.micro_batch_size * memory.seq_len
 
     def load(self, *, moved: bool) -> None:
@@ -233,8 +255,8 @@ class _Run:
             keep(head.weight_parameters)
         for embedding in model.embeddings:
             keep(embedding.parameters)
-        for block in self.blocks:
-            parts: list[Linear | Norm] = [*block.linears, *block.norms]
+        for run in self.layers:
+            parts: list[Linear | Norm] = [*run.block.linears, *run.block.norms]
             for part in parts if moved else sorted(parts, key=lambda x: x.name):
                 if isinstance(part, Linear) and is_quantized(part, regime):
                     self._load_quantized(part)
@@ -254,6 +276,10 @@ class _Run:
             for key, elements in whole:
                 tape.take(elements * FP32)
                 tape.give(key)
+        for t in self.trained:
+            if t.in_base and not t.is_copy and regime.trained > regime.base:
+                for _ in range(t.tensors):
+                    tape.take(t.elements * (regime.trained - regime.base))
         self._load_adapters()
         for _ in range(2):
             tape.take(self.memory.standing.workspace / 2)
@@ -261,7 +287,7 @@ class _Run:
     def _loaded_bytes(self, itemsize: float) -> float:
         """What the warm-up takes: quantised weights by their bits alone."""
         bits = {0: 0.0, 4: 0.5, 8: 1.0}[self.regime.quantized]
-        linears = [x for block in self.blocks for x in block.linears if is_quantized(x, self.regime)]
+        linears = [x for run in self.layers for x in run.block.linears if is_quantized(x, self.regime)]
         quantized = sum(x.weight_parameters for x in linears)
         return (self.model.parameters - quantized) * itemsize + quantized * bits
 
@@ -293,45 +319,81 @@ class _Run:
                 tape.take(n * regime.adapter)
                 tape.give(key)
 
-    def step(self, *, first: bool) -> None:
-        """Inputs, forward, backward, optimizer, zero_grad; outputs that the loop keeps live until the next forward."""
-        tape, regime, setup, memory = self.tape, self.regime, self.memory.setup, self.memory
+    def forward_and_backward(self) -> None:
+        """A micro-batch: inputs, forward, backward; outputs that the loop keeps live until the next forward."""
+        tape, regime, memory = self.tape, self.regime, self.memory
+        self.accumulates = bool(tape.gradients)
+        if not self.runs_again:  # the first product makes the buffer that all share
+            tape.take(memory.shared_weight)
+            self.runs_again = True
         inputs = [tape.take(INT64 * self.tokens) for _ in range(INPUTS)]
         inputs.append(tape.take(memory.mask_bytes(self.tokens)))
-        x = tape.tensor(input_width(self.blocks[0]), regime.entry, setup.input_requires_grad)
-        checkpoints: list[Tensor] = []
+        words = x = tape.tensor(input_width(self.layers[0].block), regime.entry, memory.setup.input_requires_grad)
+        checkpoints: list[_Checkpoint] = []
+        offloads = regime.offload_checkpoints and x.width * x.itemsize * self.tokens > MINIMUM_BYTES
+        if offloads and not memory.method.trains_base:  # a leaf, that gets a gradient
+            tape.hold(words)
         cached: list[int] = []  # keys and values
-        escaped: list[int] = []  # from checkpointing: int8 inputs, until the graph goes with the loss
-        for block in self.blocks:
-            if regime.checkpointing:
-                checkpoints.append(x if regime.offload_checkpoints else tape.hold(x))
+        copies: list[int] = []  # that autocast caches to the end of forward
+        escaped: list[Buffer] = []  # from checkpointing: int8 inputs, until the graph goes
+        for run in self.layers:
+            if run.regime.checkpointing and run.reached:
+                moved = offloads and len(checkpoints) < memory.checkpointed - 1
+                given = x if moved else tape.hold(x)
                 tape.records = False  # this run saves nothing: what it makes goes as soon as it is used
-                x = run_layer(tape, x, block, memory.regime_of(block), setup, memory.seq_len)
+                x = self._layer(run, x)
                 tape.records = True
                 tape.drop_returned()
-                tape.drop_graph()
-                escaped.append(tape.take(memory.escaped_bytes(block, self.tokens)))
+                escaped += tape.leave_graph()
                 x.requires_grad = True
+                if memory.caches_copies:
+                    share = 1 / memory.checkpointed
+                    copies += [tape.take(n_bytes * tensors * share) for n_bytes, tensors in memory.copied]
+                checkpoints.append(_Checkpoint(run, given, x, tape.nodes, moved))
+                tape.nodes = []
             else:
-                x = run_layer(tape, x, block, memory.regime_of(block), setup, memory.seq_len)
+                tape.records = run.reached
+                x = self._layer(run, x)
+                tape.records = True
                 tape.drop_returned()
-                cached += [tape.take(memory.cache_bytes(block) * self.tokens / 2) for _ in ("keys", "values")]
+                cached += [tape.take(memory.cache_bytes(run.block) * self.tokens / 2) for _ in ("keys", "values")]
         top = tape.hold(x) if checkpoints else x
+        known = len(tape.gradients)
+        tied = memory.method.trains_base and self.model.tie_word_embeddings
+        setup = replace(memory.setup, accumulates=self.accumulates and not tied)  # the head's waits for the words'
         loss, logits = run_head(tape, x, self.model, regime, setup, tokens=self.tokens)
+        tape.give(*copies)
         self.drop_outputs()
         self.logits, self.cached = logits, cached
+        if forgets_cache(regime, memory.setup):
+            tape.drop_graph()
         loss.grad = tape.alloc(0.0)
-        tape.backward()
-        tape.drop_graph()
+        self._backward()
+        waiting = tape.gradients[known:] if self.accumulates else []
         if checkpoints:
-            self._backward_of_checkpoints(checkpoints, top)
+            tape.drop(top)
+        if offloads:
+            self._take_offload_buffer(x)
+        for checkpoint in reversed(checkpoints):
+            self._backward_of(checkpoint)
+        if words.grad is not None:
+            tape.release(words.grad)
+        if offloads and not memory.method.trains_base:
+            tape.drop(words)
         self._embedding_gradient()
-        tape.give(*inputs, *escaped)
+        for key in waiting:
+            tape.gradients.remove(key)
+        tape.give(*inputs, *waiting)
+        self._let_go(escaped)
+
+    def update(self, *, first: bool) -> None:
+        """The optimizer, and zero_grad."""
         if first:
             self._make_states()
         self._step_temporaries()
-        tape.give(*tape.gradients)
-        tape.gradients.clear()
+        if self.plan.zero_grad_set_to_none or self.plan.method == "badam":
+            self.tape.give(*self.tape.gradients)
+            self.tape.gradients.clear()
 
     def evaluate(self) -> None:
         """One held-out row with whole logits: the head's product, its fp32 copy, log_softmax."""
@@ -345,32 +407,58 @@ class _Run:
             self.logits = None
         self.tape.give(*self.cached)
         self.cached = []
+        for buffer in self.graph:
+            self.tape.release(buffer)
+        self.graph = []
 
-    def _backward_of_checkpoints(self, checkpoints: list[Tensor], top: Tensor) -> None:
-        tape, regime, setup, memory = self.tape, self.regime, self.memory.setup, self.memory
-        gradient, top.grad = top.grad, None
-        tape.drop(top)
-        for block, x in zip(reversed(self.blocks), reversed(checkpoints), strict=True):
-            if regime.offload_checkpoints:  # back from host memory
-                x = tape.tensor(x.width, x.itemsize, x.requires_grad)
-            x.grad = None
-            out = run_layer(tape, tape.hold(x), block, memory.regime_of(block), setup, memory.seq_len)
-            tape.drop(out)
-            tape.drop_returned()
-            out.grad = gradient
-            tape.backward()
-            tape.drop_graph()
-            gradient, x.grad = x.grad, None
-            tape.drop(x)
-        if gradient is not None:
-            tape.release(gradient)
+    def _layer(self, run: LayerRun, x: Tensor) -> Tensor:
+        setup = replace(run.setup, accumulates=self.accumulates)
+        return run_layer(self.tape, x, run.block, run.regime, setup, self.memory.seq_len)
+
+    def _backward_of(self, checkpoint: _Checkpoint) -> None:
+        """Run the layer again and back, then what lies between it and the next checkpoint below."""
+        tape, given = self.tape, checkpoint.given
+        gradient, checkpoint.out.grad = checkpoint.out.grad, None
+        x = given
+        if checkpoint.moved:  # back from host memory, into a buffer that is there
+            x = Tensor(tape.alloc(0.0), given.width, given.itemsize, given.requires_grad)
+        x.grad = None
+        out = self._layer(checkpoint.run, tape.hold(x))
+        tape.drop(out)
+        tape.drop_returned()
+        out.grad = gradient
+        tape.backward()
+        tape.drop_graph()
+        given.grad = x.grad
+        tape.drop(x)
+        if checkpoint.below:
+            tape.nodes = checkpoint.below
+            self._backward()
+
+    def _backward(self) -> None:
+        """Walk back; what functions keep on their own goes with the graph, which outputs that are kept may hold."""
+        self.tape.backward()
+        self._let_go(self.tape.leave_graph())
+
+    def _let_go(self, of_graph: list[Buffer]) -> None:
+        if self.memory.outputs_hold_graph:
+            self.graph += of_graph
+            return
+        for buffer in of_graph:
+            self.tape.release(buffer)
+
+    def _take_offload_buffer(self, x: Tensor) -> None:
+        """Each step takes one more, until there are all."""
+        if self.buffers < BUFFERS:
+            self.tape.take(x.width * x.itemsize * self.tokens)
+            self.buffers += 1
 
     def _embedding_gradient(self) -> None:
         """A dense gradient; of a tied head a second one, which is added into the first."""
         if not self.memory.method.trains_base:
             return
         n_bytes = self.model.embeddings[0].parameters * self.regime.base
-        if self.model.tie_word_embeddings:
+        if self.model.tie_word_embeddings or self.accumulates:
             self.tape.give(self.tape.take(n_bytes))
         else:
             self.tape.gradients.append(self.tape.take(n_bytes))
@@ -385,14 +473,15 @@ class _Run:
                 self.tape.take(n_bytes / max(optimizer.state_tensors, 1))
 
     def _step_temporaries(self) -> None:
-        """A foreach step makes one tensor for each parameter; what others make, together."""
-        tape, each = self.tape, get_optimizer(self.plan.optimizer).step_temporary
-        if not each:
-            tape.give(tape.take(self.memory.standing.temporary))
+        """A foreach step makes a tensor for each parameter, or for what a method projects it to; others what they make
+        together."""
+        tape, temporary = self.tape, self.memory.standing.temporary
+        if not get_optimizer(self.plan.optimizer).step_temporary:
+            tape.give(tape.take(temporary))
             return
         sizes = [
             t.elements * (self.regime.trained if t.in_base else self.regime.adapter)
             for t in self.trained
             for _ in range(t.tensors)
         ]
-        tape.give(*[tape.take(each * n_bytes) for n_bytes in sizes])
+        tape.give(*[tape.take(temporary * n_bytes / sum(sizes)) for n_bytes in sizes])

@@ -54,7 +54,9 @@ class Tensor:
         self.grad: Buffer | None = None
 
 
-class _Node:
+class Node:
+    """An operation that backward goes through."""
+
     __slots__ = ("inputs", "output", "over_inputs", "passes", "saved", "scratch", "summed", "weight_grad")
 
     def __init__(
@@ -91,7 +93,7 @@ class Tape:
         self.records = records  # not in the first run of a checkpointed layer: nothing is saved
         self.per_token = 0.0
         self.constant = 0.0
-        self.nodes: list[_Node] = []
+        self.nodes: list[Node] = []
         self.returned: list[Tensor] = []  # what a layer hands out beside its result
         self.named: list[Tensor] = []  # what the layer's own function names until it returns
         self._kept: list[Buffer] = []
@@ -155,6 +157,10 @@ class Tape:
         """A parameter's gradient: it stays when the walk is over."""
         self.alloc(0.0, n_bytes)
 
+    def adopt(self, buffer: Buffer) -> None:
+        """What a forward made becomes a parameter's gradient: it stays when the walk is over."""
+        buffer.refs += 1
+
     def tensor(self, width: float, itemsize: int, requires_grad: bool) -> Tensor:
         """A new tensor without history."""
         return Tensor(self.alloc(width * itemsize), width, itemsize, requires_grad)
@@ -183,11 +189,15 @@ class Tape:
         """Bytes a token of what functions keep on their own."""
         return sum({id(b): b.per_token for b in self._kept}.values())
 
+    def leave_graph(self) -> list[Buffer]:
+        """Hand over what functions keep on their own, to be released by who holds the graph."""
+        kept, self._kept = self._kept, []
+        return kept
+
     def drop_graph(self) -> None:
         """Nobody holds the graph any more."""
-        for buffer in self._kept:
+        for buffer in self.leave_graph():
             self.release(buffer)
-        self._kept.clear()
 
     def hold(self, tensor: Tensor) -> Tensor:
         """A view of the same storage (reshape, transpose): one more holder, the same gradient slot."""
@@ -228,7 +238,7 @@ class Tape:
         if records:
             for buffer in saved:
                 buffer.refs += 1
-            self.nodes.append(_Node(out, inputs, saved, passes, scratch, weight_grad, over_inputs, summed))
+            self.nodes.append(Node(out, inputs, saved, passes, scratch, weight_grad, over_inputs, summed))
         return out
 
     def save_output(self, out: Tensor) -> None:
@@ -268,7 +278,7 @@ class Tape:
                 else:
                     self._accumulate(t, t.grad, buffer)
 
-    def _run(self, node: _Node, grad: Buffer) -> list[tuple[Tensor, Buffer]]:
+    def _run(self, node: Node, grad: Buffer) -> list[tuple[Tensor, Buffer]]:
         passes, over = node.passes, node.over_inputs
         made = [
             (t, self.hold(t).buffer if over else self.alloc(t.width * t.itemsize, t.fixed * t.itemsize))
@@ -289,7 +299,7 @@ class Tape:
         self.release(grad)
         return made
 
-    def _free(self, node: _Node) -> None:
+    def _free(self, node: Node) -> None:
         for buffer in node.saved:
             self.release(buffer)
 

@@ -9,8 +9,6 @@ from profiles.model import ModelSpec
 from profiles.plan import Plan
 from profiles.record import Record
 
-DISTINCT_MICRO_STEPS = 3  # without gradients, with the first, and as all that follow
-
 Layers = Literal["extrapolate", "whole"]
 
 
@@ -42,10 +40,3 @@ class Job(Record):
     max_split_size_mb: PositiveInt | None = None
     limit_to_device: bool = False
     snapshot: str | None = None
-
-    def steps(self) -> list[tuple[tuple[int, int], ...]]:
-        """(rows, padded length) of each micro-batch, by optimizer step. Of the plan's own, not all are needed."""
-        plan, each = self.plan, self.plan.gradient_accumulation_steps
-        if not self.batches:
-            return [((plan.micro_batch_size, plan.seq_len),) * min(each, DISTINCT_MICRO_STEPS)] * 2
-        return [self.batches[i : i + each] for i in range(0, len(self.batches), each)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from estimators.batches import optimizer_steps
 from estimators.methods.scalar_head import SCALAR_TASKS
 from estimators.regime import Regime
 from estimators.simulate import adalora, preference
@@ -47,7 +48,7 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, tally: T
     gc.collect()
     gc.freeze()  # a step's own cycles are collected after it, not at random, and nothing else is looked at
     outputs: Any = None
-    steps = job.steps()
+    steps = optimizer_steps(plan, job.batches)
     for step, micro_batches in enumerate(steps):
         tracker.step = step
         tracker.tally = tally if step == len(steps) - 1 else None

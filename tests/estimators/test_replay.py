@@ -27,6 +27,30 @@ def test_the_replay_allocates_what_the_phases_say(method: str, checkpointing: st
     assert found.reserved >= found.allocated
 
 
+CASES = {
+    "freeze": {"method": "freeze"},
+    "freeze-llamafactory": {"method": "freeze", "platform": "llamafactory"},
+    "llama_pro": {"method": "llama_pro", "platform": "llamafactory", "method_options": {"num_expand": 4}},
+    "badam": {"method": "badam", "platform": "llamafactory"},
+    "ia3": {"method": "ia3", "gradient_checkpointing": "none"},
+    "prefix": {"method": "prefix", "gradient_checkpointing": "none"},
+    "galore": {"method": "galore"},
+    "int8": {"method": "lora", "quantization": "int8", "keep_outputs": True},
+    "accumulated": {"method": "full", "gradient_accumulation_steps": 4},
+    "accumulated-liger": {"method": "full", "gradient_accumulation_steps": 4, "platform": "llamafactory"},
+    "zeroed": {"method": "full", "zero_grad_set_to_none": False},
+    "unsloth": {"method": "qlora", "platform": "unsloth", "gradient_checkpointing": "unsloth"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_so_it_does_for_every_way_to_run_a_layer(case: str) -> None:
+    plan = Plan.model_validate({"model": "m", "micro_batch_size": 2, "seq_len": 1024, **CASES[case]})
+    model = model_spec("llama-3.2-1b")
+    found, predicted = replay(plan, model, A100), estimate_memory(plan, model, Hardware(gpu=A100)).allocated.expected
+    assert found.allocated == pytest.approx(predicted, rel=0.03)
+
+
 def test_expandable_segments_reserve_at_most_two_granules_more() -> None:
     plan = Plan(model="m", method="lora", attention="eager", micro_batch_size=2, seq_len=1024)
     model = model_spec("llama-3.2-1b")
@@ -60,7 +84,7 @@ def test_reserved_memory_of_published_runs() -> None:
         known = row.plan is not None and row.quality == "A" and not row.memory_note and row.gpu_id and row.model_ref
         if row.source in ("peft", "canifinetune", "fitcheck") and known and measured:
             errors.setdefault(row.source, []).append(abs(estimate_row(row).reserved.expected / measured - 1))
-    assert {source: len(found) for source, found in errors.items()} == {"peft": 44, "canifinetune": 15, "fitcheck": 49}
+    assert {source: len(found) for source, found in errors.items()} == {"peft": 44, "canifinetune": 15, "fitcheck": 59}
     assert median(errors["peft"]) < 0.015
     assert median(errors["canifinetune"]) < 0.005
     assert median(errors["fitcheck"]) < 0.02

@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 import pytest
 
 from estimators.allocator import CachingAllocator, DeviceOutOfMemoryError
+from estimators.batches import DISTINCT_MICRO_STEPS, optimizer_steps
 from estimators.overhead import cublas_workspace
 from estimators.simulate import Simulation, memory_from_simulation, plot_timeline, simulate
-from estimators.simulate.job import DISTINCT_MICRO_STEPS, Job
 from estimators.simulate.kernels import attention_kernel, scratch
 from estimators.simulate.replay import PHASE_OF, replay
 from estimators.simulate.snapshot import write_snapshot
@@ -238,13 +238,10 @@ def test_the_plot_is_svg_with_a_band_for_every_phase():
 
 def test_given_batches_fill_steps_as_the_plan_accumulates():
     plan = Plan(model="m", micro_batch_size=2, seq_len=64, gradient_accumulation_steps=3)
-    job = Job(plan=plan, model=describe_model(TINY, "tiny"), hardware=Hardware(gpu=find_gpu("l40s")))
-    assert job.steps() == [((2, 64),) * 3] * 2
-    assert (
-        job.replace(plan=plan.replace(gradient_accumulation_steps=9)).steps() == [((2, 64),) * DISTINCT_MICRO_STEPS] * 2
-    )
+    assert optimizer_steps(plan) == [((2, 64),) * 3] * 2
+    assert optimizer_steps(plan.replace(gradient_accumulation_steps=9)) == [((2, 64),) * DISTINCT_MICRO_STEPS] * 2
     batches = ((2, 8), (2, 16), (1, 5), (2, 9))
-    assert job.replace(batches=batches).steps() == [batches[:3], batches[3:]]
+    assert optimizer_steps(plan, batches) == [batches[:3], batches[3:]]
 
 
 def test_importing_the_tier_does_not_import_torch():
