@@ -131,15 +131,15 @@ class MemoryModel:
             self._below += words if method.adds_tokens else 0.0  # elsewhere the first checkpoint
             self._last_graph += 2 * words if self.regime.keep_outputs else 0.0  # it and its gradient
         self._last_graph += sum(g.count * self.cache_bytes(g.block) for g in model.layers)
-        self._penalty = _penalty_bytes(model, method, self.regime, plan)
+        self.penalty = _penalty_bytes(model, method, self.regime, plan)
         kept = self.regime.keep_outputs and self.regime.loss == "fused"  # whose backward does not go through it
-        self._held_penalty = self._penalty if kept else 0.0
+        self.held_penalty = self.penalty if kept else 0.0
         self._threads = resident_threads(gpu)
         self._keeps_gradients = keeps_gradients(plan)
         self._zeroes_gradients = not plan.zero_grad_set_to_none
-        self._waiting = 0.0  # gradients of AdaLoRA's penalty, until a layer's own are added to them
+        self.waiting = 0.0  # gradients of AdaLoRA's penalty, until a layer's own are added to them
         if method.id == "adalora" and (loss == "fused" or (loss == "full" and self._keeps_gradients)):
-            self._waiting = float(self.trainable_parameters * self.regime.adapter)
+            self.waiting = float(self.trainable_parameters * self.regime.adapter)
         self._heads: dict[Hashable, HeadProfile] = {}
         self.shared_weight = shared_weight(model, self.regime, self.setup)
         indexed = self.regime.fused_layers and plan.packing  # Unsloth then makes the tables of every position
@@ -159,7 +159,7 @@ class MemoryModel:
         tokens = micro_batch_size * self._sequences * self.seq_len
         standing, regime, model = self.standing, self.regime, self.model
         head = self._head(tokens)
-        held = head.held * tokens + self._held_penalty
+        held = head.held * tokens + self.held_penalty
         gradients = standing.accumulated if self.setup.accumulates else 0.0
         found = standing.accumulated if self._keeps_gradients else 0.0
         checkpoint = float(regime.stream * model.hidden_size * tokens)
@@ -185,16 +185,16 @@ class MemoryModel:
             ("dequantized_weights", self.shared_weight),
             ("inputs", self._input_bytes(tokens)),
         ]
-        forward_logits = max(_at(head.forward, tokens), _point(head.saved, tokens) + self._penalty)
+        forward_logits = max(_at(head.forward, tokens), _point(head.saved, tokens) + self.penalty)
         forward_logits += self._cast_copies + held + standing.whole.logits
-        backward_logits = _at(head.backward, tokens) + self._held_penalty
+        backward_logits = _at(head.backward, tokens) + self.held_penalty
         whole = standing.whole
         last_graph = self._last_graph * tokens
         kept = saved + last_graph  # until the new outputs take the place of the last ones
         highest = self._layers[-1][1] if self._layers else None
         top = 0.0 if highest is None or highest.checkpointed else _point(highest.saved, tokens)
         saved -= tokens * sum(count * p.let_go for count, p in self._layers)
-        begun = saved + self._waiting
+        begun = saved + self.waiting
         narrow_gradient = float(tokens * model.vocab_size * regime.compute) + held + whole.prefetched
         moments = [(kept, forward_logits), (begun, backward_logits)]
         moments += [(begun, narrow_gradient)] if whole.prefetched else []

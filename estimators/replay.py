@@ -322,7 +322,8 @@ class _Run:
     def forward_and_backward(self) -> None:
         """A micro-batch: inputs, forward, backward; outputs that the loop keeps live until the next forward."""
         tape, regime, memory = self.tape, self.regime, self.memory
-        self.accumulates = bool(tape.gradients)
+        found = len(tape.gradients)
+        self.accumulates = bool(found or memory.waiting)
         if not self.runs_again:  # the first product makes the buffer that all share
             tape.take(memory.shared_weight)
             self.runs_again = True
@@ -358,7 +359,6 @@ class _Run:
                 tape.drop_returned()
                 cached += [tape.take(memory.cache_bytes(run.block) * self.tokens / 2) for _ in ("keys", "values")]
         top = tape.hold(x) if checkpoints else x
-        known = len(tape.gradients)
         tied = memory.method.trains_base and self.model.tie_word_embeddings
         setup = replace(memory.setup, accumulates=self.accumulates and not tied)  # the head's waits for the words'
         loss, logits = run_head(tape, x, self.model, regime, setup, tokens=self.tokens)
@@ -367,9 +367,16 @@ class _Run:
         self.logits, self.cached = logits, cached
         if forgets_cache(regime, memory.setup):
             tape.drop_graph()
+        penalty = tape.take(memory.penalty)
         loss.grad = tape.alloc(0.0)
+        if memory.waiting:  # the penalty's, which the layers' own are added to
+            tape.gradients += [tape.take(n_bytes) for n_bytes in self._trained_bytes()]
         self._backward()
-        waiting = tape.gradients[known:] if self.accumulates else []
+        if memory.held_penalty:
+            self.cached.append(penalty)
+        else:
+            tape.give(penalty)
+        waiting = tape.gradients[found:] if found else []
         if checkpoints:
             tape.drop(top)
         if offloads:
@@ -463,6 +470,12 @@ class _Run:
         else:
             self.tape.gradients.append(self.tape.take(n_bytes))
 
+    def _trained_bytes(self) -> list[int]:
+        """Of each trained tensor."""
+        regime = self.regime
+        itemsizes = [(t, regime.trained if t.in_base else regime.adapter) for t in self.trained]
+        return [t.elements * itemsize for t, itemsize in itemsizes for _ in range(t.tensors)]
+
     def _make_states(self) -> None:
         """Adam's states appear in the first step, one pair per tensor."""
         optimizer = get_optimizer(self.plan.optimizer)
@@ -479,9 +492,5 @@ class _Run:
         if not get_optimizer(self.plan.optimizer).step_temporary:
             tape.give(tape.take(temporary))
             return
-        sizes = [
-            t.elements * (self.regime.trained if t.in_base else self.regime.adapter)
-            for t in self.trained
-            for _ in range(t.tensors)
-        ]
+        sizes = self._trained_bytes()
         tape.give(*[tape.take(temporary * n_bytes / sum(sizes)) for n_bytes in sizes])
