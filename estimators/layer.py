@@ -105,6 +105,7 @@ def _checkpointed(block: Block, regime: Regime, setup: LayerSetup, seq_len: int)
     until the backward is over.
     """
     tape = Tape()
+    tape.recomputed = not regime.reentrant
     x = tape.tensor(input_width(block), regime.stream, True)
     tape.hold(x)
     tape.per_token = 0.0

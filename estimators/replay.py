@@ -146,8 +146,10 @@ class _ReplayTape(Tape):
         self.give(self.take(per_token * self.tokens + constant))
 
     def sum(self, summed: Summed, beside: Line) -> None:
-        held = self.take(beside[0] * self.tokens + beside[1])
-        self.give(self.take(vector_sum(summed[0] * self.tokens, summed[1], self.threads)), held)
+        more = beside[0] * self.tokens + beside[1]
+        held = self.take(more)
+        partial = vector_sum(summed[0] * self.tokens, summed[1], self.threads)
+        self.give(self.take(partial + min(more, 0.0)), held)
 
     def keep_gradient(self, n_bytes: float) -> None:
         self.gradients.append(self.take(n_bytes))
@@ -255,7 +257,9 @@ class _Run:
             keep(head.weight_parameters)
         for embedding in model.embeddings:
             keep(embedding.parameters)
+        trained: list[tuple[int, float]] = []  # what is widened because it is trained
         for run in self.layers:
+            first = len(whole)
             parts: list[Linear | Norm] = [*run.block.linears, *run.block.norms]
             for part in parts if moved else sorted(parts, key=lambda x: x.name):
                 if isinstance(part, Linear) and is_quantized(part, regime):
@@ -268,6 +272,8 @@ class _Run:
                         keep(part.bias_parameters)
                 else:
                     keep(part.parameters)
+            if run.setup.trains_weights and regime.trained > regime.base:
+                trained += whole[first:]
         for norm in model.extra_norms:
             keep(norm.parameters)
         if head is not None and moved:
@@ -276,10 +282,9 @@ class _Run:
             for key, elements in whole:
                 tape.take(elements * FP32)
                 tape.give(key)
-        for t in self.trained:
-            if t.in_base and not t.is_copy and regime.trained > regime.base:
-                for _ in range(t.tensors):
-                    tape.take(t.elements * (regime.trained - regime.base))
+        for key, elements in trained:
+            tape.take(elements * regime.trained)
+            tape.give(key)
         self._load_adapters()
         for _ in range(2):
             tape.take(self.memory.standing.workspace / 2)
@@ -434,7 +439,9 @@ class _Run:
         tape.drop(out)
         tape.drop_returned()
         out.grad = gradient
+        tape.recomputed = not self.regime.reentrant
         tape.backward()
+        tape.recomputed = False
         tape.drop_graph()
         given.grad = x.grad
         tape.drop(x)

@@ -86,11 +86,12 @@ class Tape:
 
     __slots__ = (
         "_before_last_save", "_kept", "_lines", "_rising", "_sums", "constant", "named", "nodes", "per_token",
-        "records", "returned",
+        "recomputed", "records", "returned",
     )  # fmt: skip
 
     def __init__(self, *, records: bool = True) -> None:
         self.records = records  # not in the first run of a checkpointed layer: nothing is saved
+        self.recomputed = False  # what backward reads comes from a checkpoint's second run
         self.per_token = 0.0
         self.constant = 0.0
         self.nodes: list[Node] = []
@@ -150,7 +151,7 @@ class Tape:
         self._rising = False
 
     def sum(self, summed: Summed, beside: Line) -> None:
-        """A kernel sums over tokens while `beside` lives: its partial sums are no line in their number."""
+        """A kernel sums over tokens with `beside` more bytes alive: its partial sums are no line in their number."""
         self._sums.setdefault(summed, []).append((self.per_token + beside[0], self.constant + beside[1]))
 
     def keep_gradient(self, n_bytes: float) -> None:
@@ -290,7 +291,7 @@ class Tape:
         if node.scratch is not NO_BYTES:
             self.scratch(*node.scratch)
         if node.summed is not None:
-            self.sum(node.summed, node.scratch)
+            self.sum(node.summed, self._beside_sum(node))
         for t in passes:
             if t.requires_grad:
                 grad.refs += 1
@@ -298,6 +299,15 @@ class Tape:
         node.output.grad = None
         self.release(grad)
         return made
+
+    def _beside_sum(self, node: Node) -> Line:
+        """The engine sums (validate_outputs) when the function has returned. What a checkpoint made again for it has
+        gone by then, what it had saved itself goes afterwards."""
+        gone = [x for x in node.saved if x.refs == 1] if self.recomputed else []
+        return (
+            node.scratch[0] - sum(x.per_token for x in gone),
+            node.scratch[1] - sum(x.constant for x in gone),
+        )
 
     def _free(self, node: Node) -> None:
         for buffer in node.saved:
