@@ -13,7 +13,7 @@ from estimators.layer_ops import (
     add,
     base_linear,
     cast_for_matmul,
-    dequantized_bytes,
+    dequantized,
     dropout,
     weight_gradient,
 )
@@ -129,7 +129,7 @@ def _times_vector(scope: Scope, x: Tensor, length: float, itemsize: int | None =
         itemsize=wide,
         saved=[x.buffer],
         trains=True,
-        scratch=((2 * wide if x.requires_grad else wide) * x.width - own * x.width, 0.0),
+        pieces=[((wide - own) * x.width, 0.0), *([(float(wide * x.width), 0.0)] if own else [])],
         weight_grad=itemsize * length if kept and not scope.accumulates else 0.0,
         summed=(x.width / length, length),
     )
@@ -229,13 +229,13 @@ def _weight_norm(scope: Scope, x: Tensor, lin: Linear, rank: int) -> list[Buffer
         delta = cast
     kept = [held, low, delta]
     if is_quantized(lin, regime):
-        tape.scratch(0.0, dequantized_bytes(scope, weight))
+        tape.scratch(*dequantized(scope, weight))
         kept.insert(0, tape.alloc(0.0, x.itemsize * weight))
     elif regime.base != x.itemsize:
         kept.insert(0, tape.alloc(0.0, x.itemsize * weight))
     else:
         kept.insert(0, tape.alloc(0.0))
-    tape.scratch(0.0, 2.0 * x.itemsize * weight)  # scaling * delta, and the sum
+    tape.scratch(*[(0.0, float(x.itemsize * weight))] * 2)  # scaling * delta, and the sum
     return kept
 
 
@@ -347,7 +347,7 @@ def _loha(scope: Scope, x: Tensor, lin: Linear, rank: int, tokens: float) -> Ten
     left = 2.0 * regime.adapter * rank * (lin.in_features + lin.out_features)
 
     def delta() -> Tensor:
-        tape.scratch(0.0, 3 * made * weight)
+        tape.scratch(*[(0.0, made * weight)] * 3)
         return tape.op(
             width=0.0, fixed=weight, itemsize=made, trains=True,
             **weight_gradient(scope, left, (made + 3 * regime.adapter) * weight - left),
@@ -381,7 +381,7 @@ def _fourierft(scope: Scope, x: Tensor, lin: Linear, size: int, tokens: float) -
 
     def delta() -> Tensor:
         spectrum = tape.alloc(0.0, FP32 * weight)
-        tape.scratch(0.0, 2 * COMPLEX * weight)
+        tape.scratch(*[(0.0, COMPLEX * weight)] * 2)
         waves = tape.op(
             width=0.0, fixed=weight, itemsize=COMPLEX, trains=True,
             **weight_gradient(scope, float(regime.adapter * size), (COMPLEX + FP32) * weight),

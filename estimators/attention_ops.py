@@ -38,12 +38,13 @@ def _flash(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Te
     rows = -(-scope.seq_len // FLASH_ROW_BLOCK) * FLASH_ROW_BLOCK / scope.seq_len
     step = 32 if spec.head_dim <= 128 else 64
     rounded_dim = -(-spec.head_dim // step) * step
-    scratch = FP32 * spec.num_heads * rows * (1 + rounded_dim)
+    statistic = FP32 * spec.num_heads * rows
+    pieces = [(statistic, 0.0), (statistic * rounded_dim, 0.0)]
     if spec.num_key_value_heads != spec.num_heads:
-        scratch += 2.0 * q.itemsize * spec.q_width
+        pieces += [(float(q.itemsize * spec.q_width), 0.0)] * 2
     out = tape.op(
         q, k, v, width=_out_width(spec), itemsize=q.itemsize,
-        saved=[q.buffer, k.buffer, v.buffer, lse], scratch=(scratch, 0.0),
+        saved=[q.buffer, k.buffer, v.buffer, lse], pieces=pieces,
     )  # fmt: skip
     tape.save_output(out)
     tape.release(lse)
@@ -73,7 +74,7 @@ def _efficient(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -
         accumulator = spec.num_heads * (-(-spec.head_dim // 128)) * (64 * 128 * FP32 + 128) / 64
     out = tape.op(
         q, kr, vr, width=_out_width(spec), itemsize=q.itemsize,
-        saved=saved, scratch=(FP32 * spec.num_heads + accumulator, 0.0),
+        saved=saved, pieces=[(float(FP32 * spec.num_heads), 0.0), (accumulator, 0.0)],
     )  # fmt: skip
     tape.save_output(out)
     tape.release(lse)
@@ -104,7 +105,7 @@ def _math(scope: Scope, q: Tensor, k: Tensor, v: Tensor, spec: Attention) -> Ten
     masked = tape.op(scores, width=scores_width, itemsize=FP32, passes=[scores])
     tape.drop(scores)
     probabilities = _softmax(scope, masked, FP32)
-    tape.scratch(scores_width)  # _safe_softmax: isneginf; rows without a key are written over in place
+    tape.scratch((float(scores_width), 0.0))  # _safe_softmax: isneginf; rows without a key are written over in place
     tape.drop(masked)
     tape.release(causal)
     probabilities = _dropped_out(scope, probabilities, spec)

@@ -104,10 +104,10 @@ def _kept_gradients(scope: Scope, linears: list[Linear]) -> float:
 def _projected(scope: Scope, x: Tensor, lin: Linear) -> float:
     """What one product takes in forward beside its result: without the shared buffer a dense weight, under dropout
     the dropped input."""
-    scope.tape.scratch(
-        x.itemsize * (scope.ranks[lin.name] + (x.width if scope.dropout else 0.0)),
-        _dequantized(scope, lin) if scope.dropout else scope.regime.compute * scope.ranks[lin.name] * lin.in_features,
-    )
+    rank = scope.ranks[lin.name]
+    low = (float(x.itemsize * rank), 0.0 if scope.dropout else float(scope.regime.compute * rank * lin.in_features))
+    dropped = [(x.itemsize * x.width, 0.0), (0.0, _dequantized(scope, lin))] if scope.dropout else []
+    scope.tape.scratch(low, *dropped)
     return lin.out_features
 
 
@@ -137,9 +137,10 @@ def _qkv(scope: Scope, z: Tensor, lin: dict[str, Linear]) -> tuple[Tensor, Tenso
             itemsize=z.itemsize,
             saved=[z.buffer, *masks],
             over_inputs=True,
-            scratch=(_low_rank(scope, linears) + replayed, _halves(scope, linears) + _dequantized(scope, lin[role]))
-            if first
-            else (_low_rank(scope, linears), _halves(scope, linears)),
+            pieces=[
+                (_low_rank(scope, linears), _halves(scope, linears)),
+                *([(replayed, 0.0), (0.0, _dequantized(scope, lin[role]))] if first else []),
+            ],
             weight_grad=_kept_gradients(scope, linears) if last else 0.0,
             trains=True,
         )
@@ -197,7 +198,7 @@ def _output(scope: Scope, x: Tensor, lin: Linear) -> Tensor:
         width=width,
         itemsize=x.itemsize,
         saved=[x.buffer, *masks],
-        scratch=(_low_rank(scope, [lin]) + replayed, _halves(scope, [lin]) + _dequantized(scope, lin)),
+        pieces=[(_low_rank(scope, [lin]), _halves(scope, [lin])), (replayed, 0.0), (0.0, _dequantized(scope, lin))],
         weight_grad=_kept_gradients(scope, [lin]),
         trains=True,
     )
@@ -224,7 +225,12 @@ def _mlp(scope: Scope, z: Tensor, lin: dict[str, Linear], activation: str) -> Te
         itemsize=itemsize,
         saved=[z.buffer, gate, up, *masks],
         over_inputs=True,
-        scratch=(width * itemsize + replayed + _low_rank(scope, linears), _halves(scope, linears) + dense),
+        pieces=[
+            (float(width * itemsize), 0.0),
+            (replayed, 0.0),
+            (_low_rank(scope, linears), _halves(scope, linears)),
+            (0.0, dense),
+        ],
         weight_grad=_kept_gradients(scope, linears),
         trains=True,
     )

@@ -15,7 +15,6 @@ from profiles.model import Linear, Norm
 
 FP32 = 4
 INT8 = 1
-INT8_OUTLIERS = 2 + 1  # backends/cuda/ops.py int8_vectorwise_quant: |x| in fp16, and which of it is above the threshold
 FP16 = 2
 BNB_BLOCK = 64  # bitsandbytes' blocksize of 4-bit weights: one absmax (fp32) each
 PARAMETER = Buffer(0.0, 0.0)  # a frozen weight that a product saves: no bytes of its own, but backward reads it
@@ -109,9 +108,10 @@ def _linear_plain(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor
     return y
 
 
-def dequantized_bytes(scope: Scope, weight: float) -> float:
+def dequantized(scope: Scope, weight: float) -> list[Line]:
     """A 4-bit weight in the compute dtype, and its absmax in fp32 where that is quantised too."""
-    return scope.regime.compute * weight + (FP32 * weight / BNB_BLOCK if scope.regime.nested else 0.0)
+    absmax = [(0.0, FP32 * weight / BNB_BLOCK)] if scope.regime.nested else []
+    return [*absmax, (0.0, scope.regime.compute * weight)]
 
 
 def _linear_bnb(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
@@ -120,23 +120,24 @@ def _linear_bnb(scope: Scope, x: Tensor, lin: Linear, tokens: float) -> Tensor:
     weight = _read_at_once(lin)
     if regime.quantized == 4:
         xc = tape.cast(x, regime.compute)
-        dequantized = dequantized_bytes(scope, weight)
-        tape.scratch(0.0, dequantized)
+        dense = dequantized(scope, weight)
+        tape.scratch(*dense)
         y = tape.op(
             xc,
             width=lin.out_features * tokens,
             itemsize=regime.compute,
-            scratch=(0.0, dequantized),
+            pieces=dense,
             summed=_bias_sum(scope, lin, tokens),
         )
         tape.drop(xc)
         out = tape.cast(y, x.itemsize)
         tape.drop(y)
         return out
-    # int8: the input is kept as it came; backward dequantises CB into the input's dtype (copy, then in place)
+    # int8_vectorwise_quant (backends/cuda/ops.py) makes |x| in fp16, and what of it is above the threshold; the input
+    # is kept as it came; backward dequantises CB into the input's dtype (copy, then in place)
     half = 0 if regime.compute_dtype == "fp16" and x.itemsize == regime.compute else FP16
     codes = tape.alloc(x.width * INT8)
-    tape.scratch(x.width * (half + INT8_OUTLIERS))  # what is quantised
+    tape.scratch((x.width * half, 0.0), (x.width * FP16, 0.0), (x.width * INT8, 0.0))  # what is quantised, outliers
     y = tape.op(
         x,
         width=lin.out_features * tokens,
@@ -260,7 +261,8 @@ def _centered(scope: Scope, x32: Tensor, spec: Norm) -> Tensor:
 def _inverse_root_mean_square(scope: Scope, x32: Tensor, spec: Norm) -> Tensor:
     tape = scope.tape
     heads = x32.width / spec.size if spec.per_head else 1.0
-    squared = tape.op(x32, width=x32.width, itemsize=FP32, saved=[x32.buffer], scratch=(2.0 * FP32 * x32.width, 0.0))
+    wide = (FP32 * x32.width, 0.0)
+    squared = tape.op(x32, width=x32.width, itemsize=FP32, saved=[x32.buffer], pieces=[wide, wide])
     mean = tape.op(squared, width=heads, itemsize=FP32)
     tape.drop(squared)
     inverse = tape.op(mean, width=heads, itemsize=FP32)
@@ -364,9 +366,8 @@ def _gelu_new(scope: Scope, x: Tensor) -> Tensor:
     tape = scope.tape
     half = _scaled(scope, x)
     base = tape.cast(x, FP32) if scope.regime.autocast else tape.hold(x)
-    cube = tape.op(
-        base, width=x.width, itemsize=base.itemsize, saved=[base.buffer], scratch=(2.0 * base.itemsize * x.width, 0.0)
-    )
+    power = (base.itemsize * x.width, 0.0)
+    cube = tape.op(base, width=x.width, itemsize=base.itemsize, saved=[base.buffer], pieces=[power, power])
     tape.drop(base)
     scaled = _scaled(scope, cube)
     tape.drop(cube)
@@ -412,8 +413,9 @@ def _bloom_gelu(scope: Scope, x: Tensor) -> Tensor:
     """Bloom's own function (models/bloom): keeps x alone; its expressions take three tensors beside the result in
     forward, and five beside the incoming gradient on the way back."""
     size = x.itemsize * x.width
-    scope.tape.scratch(4.0 * size)
-    return scope.tape.op(x, width=x.width, itemsize=x.itemsize, saved=[x.buffer], scratch=(4.0 * size, 0.0))
+    made = [(size, 0.0)] * 4
+    scope.tape.scratch(*made)
+    return scope.tape.op(x, width=x.width, itemsize=x.itemsize, saved=[x.buffer], pieces=made)
 
 
 def multiply(scope: Scope, x: Tensor, y: Tensor, width: float | None = None) -> Tensor:
@@ -426,7 +428,7 @@ def multiply(scope: Scope, x: Tensor, y: Tensor, width: float | None = None) -> 
         width=x.width if width is None else width,
         itemsize=itemsize,
         saved=[x.buffer, y.buffer],
-        scratch=(sum(t.width * (itemsize - t.itemsize) for t in (x, y) if t.requires_grad), 0.0),
+        pieces=[(t.width * (itemsize - t.itemsize), 0.0) for t in (x, y) if t.requires_grad and itemsize > t.itemsize],
     )
     scope.tape.drop(x, y)
     return out

@@ -202,7 +202,7 @@ def _fused(scope: Scope, model: ModelSpec, hidden: Tensor, tokens: int) -> Tenso
     of_weight = [min(TRL_VOCAB_TILE, head.out_features), max(0, min(TRL_VOCAB_TILE, last, head.out_features))]
     copied = head.in_features * product if regime.base != product else 0
     cast, casts = float(copied * of_weight[0]), float(copied * sum(of_weight))  # backward names one until the next
-    tape.scratch(tile[0], tile[1] + cast)
+    tape.scratch(tile, (0.0, cast))
     weight = head.weight_parameters
     gradient = weight * regime.base if scope.trains_weights else 0.0
     fp32_gradient = weight * FP32 if scope.trains_weights and regime.base < FP32 else 0.0
@@ -213,7 +213,7 @@ def _fused(scope: Scope, model: ModelSpec, hidden: Tensor, tokens: int) -> Tenso
         width=1.0,
         itemsize=FP32,
         saved=[picked.buffer, statistics],
-        scratch=(fp32_hidden + tile[0], tile[1] + casts + fp32_gradient + (gradient - kept)),
+        pieces=[(fp32_hidden, 0.0), (0.0, fp32_gradient), tile, (0.0, casts), (0.0, gradient - kept)],
         weight_grad=kept,
     )
     tape.release(statistics)
@@ -247,9 +247,9 @@ def _chunked(scope: Scope, hidden: Tensor, head: Linear, rows: int) -> Tensor:
     logits = float(rows * head.out_features * product)
     part = rows * hidden.width * product
     narrowed = part if hidden.itemsize > product else 0.0
-    tape.scratch(0.0, logits + half + max(narrowed + cached, part))
+    tape.scratch((0.0, half), (0.0, logits), (0.0, max(narrowed + cached, part)))
     if scope.trains_weights:
-        tape.scratch(0.0, logits + cached + narrowed + weight * product)
+        tape.scratch((0.0, cached), (0.0, narrowed), (0.0, logits), (0.0, weight * product))
     loss = tape.op(hidden, width=0.0, itemsize=FP32, saved=[gradient, of_weight])
     for buffer in (gradient, losses, of_weight):
         tape.release(buffer)
@@ -271,7 +271,7 @@ def _unsloth(scope: Scope, hidden: Tensor, head: Linear, rows: int) -> Tensor:
     logits = float(rows * head.out_features * product)
     narrowed = rows * hidden.width * product if hidden.itemsize > product else 0.0
     half = head.weight_parameters * product if regime.base > product else 0.0
-    tape.scratch(0.0, narrowed + half + logits + max((COPIES - 1) * logits, weight))
+    tape.scratch((0.0, half), (0.0, narrowed), (0.0, logits), (0.0, max((COPIES - 1) * logits, weight)))
     loss = tape.op(
         hidden, width=0.0, itemsize=FP32, saved=[gradient, of_weight],
         weight_grad=0.0 if scope.accumulates else weight, scratch=(0.0, weight if scope.accumulates else 0.0),

@@ -25,7 +25,7 @@ def log_probs(scope: Scope, logits: Tensor, *, copies: int) -> Tensor:
     loss = tape.op(probs, width=1.0, itemsize=FP32, saved=[index])
     tape.release(index)
     tape.drop(probs)
-    tape.scratch(copies * wide.width * FP32)
+    tape.scratch(*[(wide.width * FP32, 0.0)] * copies)
     tape.drop(wide)
     return loss
 

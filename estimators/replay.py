@@ -142,8 +142,8 @@ class _ReplayTape(Tape):
         if not buffer.refs and isinstance(buffer, _Held):
             self.give(buffer.key)
 
-    def scratch(self, per_token: float, constant: float = 0.0) -> None:
-        self.give(self.take(per_token * self.tokens + constant))
+    def scratch(self, *pieces: Line) -> None:
+        self.give(*[self.take(per_token * self.tokens + constant) for per_token, constant in pieces])
 
     def sum(self, summed: Summed, beside: Line) -> None:
         more = beside[0] * self.tokens + beside[1]

@@ -28,6 +28,14 @@ def upper_envelope(lines: Iterable[Line]) -> tuple[Line, ...]:
 Sums = tuple[tuple[Summed, tuple[Line, ...]], ...]
 
 
+def _total(lines: Iterable[Line]) -> Line:
+    per_token = constant = 0.0
+    for a, b in lines:
+        per_token += a
+        constant += b
+    return per_token, constant
+
+
 class Buffer:
     """A storage: bytes per token, constant bytes, and how many hold it."""
 
@@ -57,7 +65,7 @@ class Tensor:
 class Node:
     """An operation that backward goes through."""
 
-    __slots__ = ("inputs", "output", "over_inputs", "passes", "saved", "scratch", "summed", "weight_grad")
+    __slots__ = ("inputs", "output", "over_inputs", "passes", "pieces", "saved", "summed", "weight_grad")
 
     def __init__(
         self,
@@ -65,7 +73,7 @@ class Node:
         inputs: tuple[Tensor, ...],
         saved: Sequence[Buffer],
         passes: Sequence[Tensor],
-        scratch: Line,
+        pieces: Sequence[Line],
         weight_grad: float,
         over_inputs: bool,
         summed: Summed | None,
@@ -75,7 +83,7 @@ class Node:
         self.inputs = inputs
         self.saved = saved
         self.passes = passes
-        self.scratch = scratch
+        self.pieces = pieces
         self.weight_grad = weight_grad
         self.summed = summed
 
@@ -145,8 +153,9 @@ class Tape:
             self.per_token -= buffer.per_token
             self.constant -= buffer.constant
 
-    def scratch(self, per_token: float, constant: float = 0.0) -> None:
-        """Memory that a kernel takes and gives back within one operation."""
+    def scratch(self, *pieces: Line) -> None:
+        """Allocations that are made and given back within one operation."""
+        per_token, constant = _total(pieces)
         self._lines.append((self.per_token + per_token, self.constant + constant))
         self._rising = False
 
@@ -214,6 +223,7 @@ class Tape:
         saved: Sequence[Buffer] = (),
         passes: Sequence[Tensor] = (),
         scratch: Line = NO_BYTES,
+        pieces: Sequence[Line] = (),
         weight_grad: float = 0.0,
         trains: bool = False,
         over_inputs: bool = False,
@@ -222,9 +232,9 @@ class Tape:
         """An operation with a new output. Saves `saved` (fresh buffers are owned by the caller until it drops them).
 
         Inputs in `passes` get the output's gradient itself (an addition); the others a buffer of their own size.
-        `scratch` is what the derivative takes beside its results, `weight_grad` what it leaves behind for good;
-        `over_inputs`: each input's gradient is written over the input, which is saved. `summed`: the derivative ends
-        with a sum over tokens, with the scratch still there.
+        `scratch` (or `pieces`, where it is several allocations) is what the derivative takes beside its results,
+        `weight_grad` what it leaves behind for good; `over_inputs`: each input's gradient is written over the input,
+        which is saved. `summed`: the derivative ends with a sum over tokens, with the scratch still there.
         """
         needs_grad = trains
         for t in inputs:
@@ -237,9 +247,11 @@ class Tape:
             self._before_last_save = len(self._lines)
         out = Tensor(self.alloc(width * itemsize, fixed * itemsize), width, itemsize, needs_grad, fixed)
         if records:
+            if scratch is not NO_BYTES:
+                pieces = (scratch,)
             for buffer in saved:
                 buffer.refs += 1
-            self.nodes.append(Node(out, inputs, saved, passes, scratch, weight_grad, over_inputs, summed))
+            self.nodes.append(Node(out, inputs, saved, passes, pieces, weight_grad, over_inputs, summed))
         return out
 
     def save_output(self, out: Tensor) -> None:
@@ -288,8 +300,8 @@ class Tape:
         ]
         if node.weight_grad:
             self.keep_gradient(node.weight_grad)
-        if node.scratch is not NO_BYTES:
-            self.scratch(*node.scratch)
+        if node.pieces:
+            self.scratch(*node.pieces)
         if node.summed is not None:
             self.sum(node.summed, self._beside_sum(node))
         for t in passes:
@@ -304,10 +316,8 @@ class Tape:
         """The engine sums (validate_outputs) when the function has returned. What a checkpoint made again for it has
         gone by then, what it had saved itself goes afterwards."""
         gone = [x for x in node.saved if x.refs == 1] if self.recomputed else []
-        return (
-            node.scratch[0] - sum(x.per_token for x in gone),
-            node.scratch[1] - sum(x.constant for x in gone),
-        )
+        per_token, constant = _total(node.pieces)
+        return per_token - sum(x.per_token for x in gone), constant - sum(x.constant for x in gone)
 
     def _free(self, node: Node) -> None:
         for buffer in node.saved:

@@ -40,7 +40,7 @@ def test_peaks_are_noted_before_memory_falls() -> None:
     tape.release(first)
     third = tape.alloc(3)
     assert tape.envelope() == ((15, 0),)
-    tape.scratch(1, 100)
+    tape.scratch((1, 100))
     assert tape.envelope() == ((15, 0), (9, 100))
     tape.release(second)
     tape.release(third)
