@@ -185,6 +185,8 @@ def replay(
     allocator = CachingAllocator(limit=limit, expandable_segments=plan.expandable_segments)
     run = _Run(plan, model, memory_model(plan, model, gpu), _ReplayTape(allocator, 0, resident_threads(gpu)))
     run.load(moved=moved)
+    if run.regime.evaluates_logits:
+        run.evaluate()
     for step, micro_batches in enumerate(optimizer_steps(plan, batches, distinct=DISTINCT)):
         for rows, length in micro_batches:
             own = plan.replace(micro_batch_size=rows, seq_len=length, mean_len=None) if batches else plan
@@ -408,7 +410,8 @@ class _Run:
             self.tape.gradients.clear()
 
     def evaluate(self) -> None:
-        """One held-out row with whole logits: the head's product, its fp32 copy, log_softmax."""
+        """One held-out row with whole logits, before the first step and after the last: the head's product, its fp32
+        copy, log_softmax."""
         keys = [self.tape.take(n * self.memory.seq_len) for n in evaluation_parts(self.model, self.regime)]
         self.tape.give(*keys)
 

@@ -48,6 +48,8 @@ def run_steps(built: Built, job: Job, regime: Regime, tracker: Tracker, tally: T
     gc.collect()
     gc.freeze()  # a step's own cycles are collected after it, not at random, and nothing else is looked at
     outputs: Any = None
+    if regime.evaluates_logits:
+        _evaluate(built, job, regime, tracker)
     steps = optimizer_steps(plan, job.batches)
     for step, micro_batches in enumerate(steps):
         tracker.step = step
@@ -105,12 +107,16 @@ def _autocast(regime: Regime) -> contextlib.AbstractContextManager[Any]:
 
 
 def _evaluate(built: Built, job: Job, regime: Regime, tracker: Tracker) -> None:
-    """One held-out row, as emitted projects evaluate: the model's own loss over all logits, without gradients."""
+    """One held-out row, as emitted projects evaluate before the first step and after the last: the model's own loss
+    over all logits, without gradients."""
+    tracker.evaluates = True
     tracker.enter("evaluation")
     built.model.eval()
     loss_of = loss_function("full", built.model, tracker, use_cache=False, to_fp32=regime.outputs_to_fp32)
     with torch.no_grad(), _autocast(regime):
         loss_of(_batch(job.plan, job.model, 1, job.plan.seq_len))
+    built.model.train()
+    tracker.evaluates = False
 
 
 def _lift_in_this_thread(_: torch.Tensor) -> None:

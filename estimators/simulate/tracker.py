@@ -46,6 +46,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         self.layer = -1
         self.module = ""
         self.failed_op = ""
+        self.evaluates = False
         self.tally: Tally | None = None  # counts the operations while it is here
         self._live: dict[int, int] = {}
         self._references: dict[int, weakref.ref[Any]] = {}
@@ -57,7 +58,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
 
     def enter(self, stage: Stage, layer: int = -1) -> None:
         """From now on events belong to this stage and layer; an evaluation is one stage."""
-        self.stage, self.layer = "evaluation" if self.stage == "evaluation" else stage, layer
+        self.stage, self.layer = "evaluation" if self.evaluates else stage, layer
         marks = self.trace.marks
         mark = Mark(len(self.trace.events), self.step, self.stage, layer)
         if marks and marks[-1].position == mark.position:
