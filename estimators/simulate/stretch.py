@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from difflib import SequenceMatcher
 
-from estimators.simulate.trace import Mark, Trace
+from estimators.simulate.trace import Mark, Storage, Trace
 
 BASE_LAYERS = 4
 REPEATED = 2  # neither it nor its neighbours is the first layer, which may save less
@@ -111,7 +111,7 @@ class _Stretcher:
                 module = storage.module
                 if at != storage.layer:
                     module = module.replace(f".{storage.layer}.", f".{at}.", 1)
-                out.storages.append(replace(storage, layer=at, module=module))
+                out.storages.append(Storage(storage.n_bytes, storage.op, module, at, storage.width, storage.label))
                 continue
             keys = self._deaths(~event, owner, depth)
             for key in keys:
