@@ -17,7 +17,7 @@ from estimators.logits import evaluation_parts, run_head
 from estimators.margins import allocated_interval, replayed_interval
 from estimators.memory import MemoryModel, estimate_memory, memory_model
 from estimators.offload import BUFFERS, MINIMUM_BYTES
-from estimators.overhead import context_bytes, device_interval
+from estimators.overhead import MULTIPLYING_THREADS, context_bytes, device_interval
 from estimators.regime import Regime
 from estimators.setup import LayerRun
 from estimators.tape import Buffer, Line, Node, Summed, Tape, Tensor
@@ -223,7 +223,8 @@ class _Run:
         self.tape, self.model = tape, memory.model
         self.take_batch(plan, memory)
         self.trained = list(memory.method.trained_for(model, plan))
-        self.accumulates = self.runs_again = False
+        self.accumulates = False
+        self.workspaces = 0
         self.logits: Tensor | None = None
         self.cached: list[int] = []
         self.graph: list[Buffer] = []
@@ -288,8 +289,6 @@ class _Run:
             tape.take(elements * regime.trained)
             tape.give(key)
         self._load_adapters()
-        for _ in range(2):
-            tape.take(self.memory.standing.workspace / 2)
 
     def _loaded_bytes(self, itemsize: float) -> float:
         """What the warm-up takes: quantised weights by their bits alone."""
@@ -331,9 +330,7 @@ class _Run:
         tape, regime, memory = self.tape, self.regime, self.memory
         found = len(tape.gradients)
         self.accumulates = bool(found or memory.waiting)
-        if not self.runs_again:  # the first product makes the buffer that all share
-            tape.take(memory.shared_weight)
-            self.runs_again = True
+        self._begin_to_multiply()
         inputs = [tape.take(INT64 * self.tokens) for _ in range(INPUTS)]
         inputs.append(tape.take(memory.mask_bytes(self.tokens)))
         words = x = tape.tensor(input_width(self.layers[0].block), regime.entry, memory.setup.input_requires_grad)
@@ -375,6 +372,9 @@ class _Run:
         if forgets_cache(regime, memory.setup):
             tape.drop_graph()
         penalty = tape.take(memory.penalty)
+        later = bool(checkpoints) and regime.loss == "chunked"  # then nothing is multiplied before a layer runs again
+        if not later:
+            self._take_workspace(2)
         loss.grad = tape.alloc(0.0)
         if memory.waiting:  # the penalty's, which the layers' own are added to
             tape.gradients += [tape.take(n_bytes) for n_bytes in self._trained_bytes()]
@@ -388,6 +388,7 @@ class _Run:
             tape.drop(top)
         if offloads:
             self._take_offload_buffer(x)
+        self._take_workspace(2)
         for checkpoint in reversed(checkpoints):
             self._backward_of(checkpoint)
         if words.grad is not None:
@@ -410,10 +411,21 @@ class _Run:
             self.tape.gradients.clear()
 
     def evaluate(self) -> None:
-        """One held-out row with whole logits, before the first step and after the last: the head's product, its fp32
-        copy, log_softmax."""
-        keys = [self.tape.take(n * self.memory.seq_len) for n in evaluation_parts(self.model, self.regime)]
-        self.tape.give(*keys)
+        """One held-out row with whole logits, before the first step and after the last: the layers, the head's product,
+        its fp32 copy, log_softmax."""
+        tape, length = self.tape, self.memory.seq_len
+        tape.tokens, tape.records = length, False
+        self._begin_to_multiply()
+        keys = [tape.take(INT64 * length) for _ in range(INPUTS)]
+        x = tape.tensor(input_width(self.layers[0].block), self.regime.entry, False)
+        for run in self.layers:
+            x = self._layer(run, x)
+            tape.drop_returned()
+            tape.drop_graph()
+        keys += [tape.take(n * length) for n in evaluation_parts(self.model, self.regime)]
+        tape.drop(x)
+        tape.give(*keys)
+        tape.tokens, tape.records = self.tokens, True
 
     def drop_outputs(self) -> None:
         """The loop lets go of what the model returned."""
@@ -425,6 +437,18 @@ class _Run:
         for buffer in self.graph:
             self.tape.release(buffer)
         self.graph = []
+
+    def _begin_to_multiply(self) -> None:
+        """The first product makes the buffer that Unsloth's all share."""
+        if not self.workspaces:
+            self.tape.take(self.memory.shared_weight)
+        self._take_workspace(1)
+
+    def _take_workspace(self, threads: int) -> None:
+        """cuBLAS' of each thread that multiplies: forward's, then autograd's."""
+        while self.workspaces < threads:
+            self.tape.take(self.memory.standing.workspace / MULTIPLYING_THREADS)
+            self.workspaces += 1
 
     def _layer(self, run: LayerRun, x: Tensor) -> Tensor:
         setup = replace(run.setup, accumulates=self.accumulates)
