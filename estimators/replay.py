@@ -27,8 +27,10 @@ from profiles.catalog import get_optimizer
 from profiles.gpu import GpuSpec, Hardware
 from profiles.model import Linear, ModelSpec, Norm
 from profiles.plan import Plan
+from profiles.units import MIB
 
 DISTINCT = 2  # micro-batches of a step: without gradients and with
+DDP_BUCKET = 25 * MIB
 INT64 = 8
 INPUTS = 3  # ids, mask, labels
 
@@ -53,7 +55,7 @@ def estimate_memory_replayed(
     moved: bool = False,
 ) -> MemoryEstimate:
     """The analytic estimate with reserved memory from a replay instead of a fitted share, and with the rounding of the
-    allocator's blocks, where one card is enough.
+    allocator's blocks, where each card holds the whole model.
 
     batches, release_outputs, empty_cache, moved: as in `replay`.
 
@@ -61,7 +63,8 @@ def estimate_memory_replayed(
         UnsupportedError, InvalidInputError: as estimate_memory.
     """
     estimate = estimate_memory(plan, model, hardware)
-    if plan.sharding != "none" or plan.offload_optimizer or plan.offload_parameters or hardware.gpu.vendor == "CPU":
+    offloads = plan.offload_optimizer or plan.offload_parameters
+    if plan.sharding not in ("none", "ddp") or offloads or hardware.gpu.vendor == "CPU":
         return estimate
     loop: dict[str, Any] = {
         "batches": batches, "release_outputs": release_outputs, "empty_cache": empty_cache, "moved": moved
@@ -171,7 +174,7 @@ def replay(
     empty_cache: bool = False,
     moved: bool = False,
 ) -> Replay:
-    """Load the model, then run two equal steps of `plan`, or those of `batches`, on one card without sharding.
+    """Load the model, then run two equal steps of `plan`, or those of `batches`, on one card that holds all of it.
 
     batches: (rows, padded length) of each micro-batch. empty_cache: the loop gives cached segments back after each
     step. moved: the model was loaded elsewhere and moved to the card. release_outputs: each step is a function of its
@@ -289,6 +292,15 @@ class _Run:
             tape.take(elements * regime.trained)
             tape.give(key)
         self._load_adapters()
+        if self.plan.sharding == "ddp":
+            self._take_buckets()
+
+    def _take_buckets(self) -> None:
+        """DDP keeps all gradients once more, in flat tensors of 25 MiB (reducer.cpp, initialize_buckets)."""
+        left = sum(self._trained_bytes())
+        while left > 0:
+            self.tape.take(min(left, DDP_BUCKET))
+            left -= DDP_BUCKET
 
     def _loaded_bytes(self, itemsize: float) -> float:
         """What the warm-up takes: quantised weights by their bits alone."""

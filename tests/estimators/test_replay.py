@@ -65,6 +65,17 @@ def test_several_cards_keep_the_fitted_margin() -> None:
     assert estimate_memory_replayed(plan, model, hardware) == estimate_memory(plan, model, hardware)
 
 
+def test_ddp_replays_one_card_and_its_buckets() -> None:
+    model, plan = model_spec("llama-3.2-1b"), Plan(model="m", method="full", quantization="bf16", seq_len=512)
+    several = plan.replace(n_gpus=2, sharding="ddp")
+    alone, together = replay(plan, model, A100), replay(several, model, A100)
+    predicted = estimate_memory(several, model, Hardware(gpu=A100, n_gpus=2)).allocated.expected
+    assert together.allocated == pytest.approx(predicted, rel=0.03)
+    assert together.allocated - alone.allocated == pytest.approx(2 * model.parameters, rel=0.05)  # gradients in 16 bits
+    estimate = estimate_memory_replayed(several, model, Hardware(gpu=A100, n_gpus=2))
+    assert estimate.reserved.expected == pytest.approx(together.reserved, rel=1e-6)
+
+
 def test_a_limit_makes_the_allocator_give_segments_back() -> None:
     plan = Plan(model="m", method="lora", gradient_checkpointing="none", micro_batch_size=2, seq_len=1024)
     model = model_spec("llama-3.2-1b")
