@@ -100,6 +100,7 @@ class MemoryModel:
             raise UnsupportedError(reason)
         model = task_model(plan, model)
         self.trainable_parameters = method.trainable_parameters(model, plan)
+        self.trained = list(method.trained_for(model, plan))
         self.model = model = method.extended(model, plan)
         self._sequences, self._samples = sequences_per_example(plan), plan.task == "grpo"
         self._prompt = plan.seq_len - completion_tokens(plan)
@@ -298,6 +299,12 @@ class MemoryModel:
     def regime_of(self, block: Block) -> Regime:
         """What one layer runs in."""
         return own_regime(self.regime, block, self._length)
+
+    def trained_bytes(self) -> list[int]:
+        """Of each trained tensor."""
+        regime = self.regime
+        itemsizes = [(t, regime.trained if t.in_base else regime.adapter) for t in self.trained]
+        return [t.elements * itemsize for t, itemsize in itemsizes for _ in range(t.tensors)]
 
     def cache_bytes(self, block: Block) -> float:
         """Bytes a token of the keys and values that stay with outputs that are kept, where the kernel saves copies of
