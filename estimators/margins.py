@@ -12,12 +12,17 @@ from profiles.plan import Plan
 Basis = Literal["analytic", "simulated"]
 
 
+def is_sharded(plan: Plan) -> bool:
+    """Whether a card holds only a part of the model."""
+    return plan.sharding not in ("none", "ddp")
+
+
 def allocated_case(plan: Plan, regime: Regime, basis: Basis) -> str:
     """Which margin of allocated memory is a plan's; sharded runs are known far less well.
 
     Autocast makes copies whose end no operation shows: its cache's, and those of what the model returns.
     """
-    if plan.n_gpus > 1 if basis == "simulated" else plan.sharding not in ("none", "ddp"):
+    if is_sharded(plan):
         return "sharded"
     if plan.quantization == "int8" and basis == "analytic":
         return "int8"
@@ -43,9 +48,9 @@ def allocated_interval(n_bytes: float, plan: Plan, regime: Regime, basis: Basis)
 
 
 def replayed_interval(n_bytes: float, allocated: Interval, plan: Plan, regime: Regime, basis: Basis) -> Interval:
-    """Reserved memory from a replay, never below what is allocated. Of several cards no published run checks it."""
-    several = plan.n_gpus > 1
-    quantity, case = ("allocated", "sharded") if several else ("reserved", reserved_case(regime, basis))
+    """Reserved memory from a replay, never below what is allocated. Of a sharded model no published run checks it; of
+    DDP, whose cards each hold all of it, two do."""
+    quantity, case = ("allocated", "sharded") if is_sharded(plan) else ("reserved", reserved_case(regime, basis))
     found = _around(max(n_bytes, allocated.expected), quantity, case)
     return Interval(low=max(allocated.low, found.low), expected=found.expected, high=max(allocated.high, found.high))
 
