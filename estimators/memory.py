@@ -302,9 +302,7 @@ class MemoryModel:
 
     def trained_bytes(self) -> list[int]:
         """Of each trained tensor."""
-        regime = self.regime
-        itemsizes = [(t, regime.trained if t.in_base else regime.adapter) for t in self.trained]
-        return [t.elements * itemsize for t, itemsize in itemsizes for _ in range(t.tensors)]
+        return [t.elements * tensor_itemsize(t, self.regime) for t in self.trained for _ in range(t.tensors)]
 
     def cache_bytes(self, block: Block) -> float:
         """Bytes a token of the keys and values that stay with outputs that are kept, where the kernel saves copies of

@@ -13,6 +13,7 @@ from estimators.overhead import MULTIPLYING_THREADS
 from estimators.replay_load import unrolled
 from estimators.replay_tape import ReplayTape
 from estimators.setup import LayerRun
+from estimators.standing import tensor_itemsize
 from estimators.tape import Buffer, Node, Tensor
 from profiles.catalog import get_optimizer
 from profiles.plan import Plan
@@ -280,7 +281,7 @@ class ReplayedRun:
         """Adam's states appear in the first step, one pair per tensor."""
         optimizer = get_optimizer(self.plan.optimizer)
         for t in self.memory.trained:
-            itemsize = self.regime.trained if t.in_base else self.regime.adapter
+            itemsize = tensor_itemsize(t, self.regime)
             n_bytes = self.memory.method.state_bytes(t, optimizer, itemsize) / t.tensors
             for _ in range(t.tensors * max(optimizer.state_tensors, 1)):
                 self.tape.take(n_bytes / max(optimizer.state_tensors, 1))
