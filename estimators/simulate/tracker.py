@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from estimators.simulate.kernels import MATMULS, SCRATCH_FIRST, scratch
+from estimators.simulate.memo import Memo
 from estimators.simulate.operations import Tally
 from estimators.simulate.result import OperationStage
 from estimators.simulate.trace import Mark, Stage, Storage, Trace
@@ -33,13 +33,15 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
     """Follow storages on `cuda:0`. `workspace` bytes are taken by each thread that multiplies matrices; `threads` are
     resident on the card at a time.
 
-    boolean: what a truth value read from the device is said to be (do all masks hold: is the batch unpadded).
+    boolean: what a truth value read from the device is said to be (do all masks hold: is the batch unpadded). wrappers:
+    tensor types that run an operation once more, on this rank's part.
     """
 
-    def __init__(self, *, workspace: int, threads: int, boolean: bool) -> None:
+    def __init__(self, *, workspace: int, threads: int, boolean: bool, wrappers: tuple[type, ...] = ()) -> None:
         super().__init__()
         self.trace = Trace()
         self.boolean = boolean
+        self.wrappers = wrappers
         self.workspace, self.threads = workspace, threads
         self.step = 0
         self.stage: Stage = "load"
@@ -52,6 +54,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         self._references: dict[int, weakref.ref[Any]] = {}
         self._multiplying: set[int] = set()
         self._copied_from: dict[int, int] = {}
+        self._memo = Memo()
         self.enter("load")
 
     # -- where the run is
@@ -180,8 +183,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         """Run one operation and note what it allocates."""
         if func is DEVICE_OF and isinstance(args[0], FakeTensor):
             return args[0].fake_device  # two calls of three, asked by torch's own C++
-        if any(issubclass(t, DTensor) for t in types):
-            return NotImplemented  # it runs again, on this rank's part
+        if self.wrappers and any(issubclass(t, self.wrappers) for t in types):
+            return NotImplemented  # it runs again, on what is wrapped
         kwargs = kwargs or {}
         name = func._schema.name
         try:
@@ -259,7 +262,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         if name == "bitsandbytes::int8_mixed_scaled_mm":
             a, ca, cb = args[0], args[1], args[2]
             return torch.empty((*ca.shape[:-1], cb.shape[0]), device=a.device, dtype=a.dtype), None
-        return func(*args, **kwargs)
+        return self._memo.run(func, args, kwargs)
 
 
 def _engine_is_adding() -> bool:

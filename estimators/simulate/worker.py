@@ -146,7 +146,8 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int, tuple[Operation, ...]]
     from estimators.simulate.patches import apply_patches
 
     install_device_guard()
-    skip_needless_imports(sharded=job.plan.sharding == "fsdp2")
+    sharded = job.plan.sharding == "fsdp2"
+    skip_needless_imports(sharded=sharded)
     capability = job.hardware.gpu.compute_capability or DEFAULT_CAPABILITY
     apply_patches(
         capability=capability,
@@ -169,6 +170,7 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int, tuple[Operation, ...]]
         workspace=cublas_workspace(capability),
         threads=resident_threads(job.hardware.gpu),
         boolean=not regime.masked or plan.attention == "flash_attention_2",
+        wrappers=_wrappers() if sharded else (),
     )
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), tracker:
@@ -181,6 +183,12 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int, tuple[Operation, ...]]
     except Exception as error:
         raise SimulationError(tracker.where(), error) from error
     return trace, trainable, tally.operations()
+
+
+def _wrappers() -> tuple[type, ...]:
+    from torch.distributed.tensor import DTensor
+
+    return (DTensor,)
 
 
 def _flash_dtype(job: Job) -> str | None:
