@@ -50,7 +50,7 @@ def estimate(
     model, hardware = resolve_plan(plan, hardware=hardware, offline=offline)
     calibration, said = stored_calibration(hardware)
     if basis == "simulated":
-        from estimators.simulate import estimate_simulated
+        from estimators.simulate.estimate import estimate_simulated
 
         found = estimate_simulated(plan, model, hardware, calibration=calibration, seconds=SIMULATION_SECONDS)
         memory, speed = found.memory, found.speed

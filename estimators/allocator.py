@@ -142,8 +142,10 @@ class CachingAllocator:
         self._asked[key] = n_bytes
         self.allocated += block.size
         self.requested += n_bytes
-        self.peak_allocated = max(self.peak_allocated, self.allocated)
-        self.peak_requested = max(self.peak_requested, self.requested)
+        if self.allocated > self.peak_allocated:
+            self.peak_allocated = self.allocated
+        if self.requested > self.peak_requested:
+            self.peak_requested = self.requested
 
     def free(self, key: int) -> None:
         """Give the allocation `key` back to its pool (not to the driver)."""

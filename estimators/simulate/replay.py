@@ -67,6 +67,7 @@ def replay(trace: Trace, allocator: CachingAllocator, *, vocab_size: int, empty_
         if empty_cache_every and mark.step > step and mark.step % empty_cache_every == 0:
             allocator.empty_cache()
         step = mark.step
+        stage_peak = stages.get(mark.stage, 0)
         for position in range(start, end):
             event = trace.events[position]
             if event < 0:
@@ -76,12 +77,16 @@ def replay(trace: Trace, allocator: CachingAllocator, *, vocab_size: int, empty_
                 sizes[event] = allocator.size_of(event)
                 if allocator.allocated > peak.allocated:
                     peak.allocated, peak.position = allocator.allocated, position
-                peak.reserved = max(peak.reserved, allocator.reserved)
-                stages[mark.stage] = max(stages.get(mark.stage, 0), allocator.allocated)
+                if allocator.reserved > peak.reserved:
+                    peak.reserved = allocator.reserved
+                if allocator.allocated > stage_peak:
+                    stage_peak = allocator.allocated
             if position % stride == 0:
                 curve.append((mark.step, phase, allocator.allocated, allocator.reserved))
             elif allocator.allocated > curve[-1][2]:  # the highest of each stride
                 curve[-1] = (mark.step, phase, allocator.allocated, allocator.reserved)
+        if stage_peak:
+            stages[mark.stage] = stage_peak
     order: tuple[PhaseName, ...] = get_args(PhaseName)
     found = sorted((name for name, peak in peaks.items() if peak.position >= 0), key=order.index)
     held = _held(trace, sizes, {name: peaks[name].position for name in found}, vocab_size)
@@ -127,14 +132,14 @@ def _held(
 ) -> dict[PhaseName, Counter[ComponentName]]:
     """Bytes by component that are alive right after each of `positions`."""
     born, died, stage, forward_end = _lives(trace)
-    wanted = sorted(positions.items(), key=lambda item: item[1])
+    wanted = list(positions.items())
     held: dict[PhaseName, Counter[ComponentName]] = {name: Counter() for name in positions}
     for index, storage in enumerate(trace.storages):
-        if born[index] < 0:
-            continue
-        component = _component(storage, stage[index], kept=died[index] >= forward_end[index], vocab_size=vocab_size)
-        for name, position in wanted:
-            if born[index] <= position < died[index]:
+        among = [name for name, position in wanted if 0 <= born[index] <= position < died[index]]
+        if among:
+            kept = died[index] >= forward_end[index]
+            component = _component(storage, stage[index], kept=kept, vocab_size=vocab_size)
+            for name in among:
                 held[name][component] += sizes[index]
     return held
 

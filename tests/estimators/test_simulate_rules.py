@@ -12,8 +12,10 @@ import pytest
 from estimators.allocator import CachingAllocator, DeviceOutOfMemoryError
 from estimators.batches import DISTINCT_MICRO_STEPS, optimizer_steps
 from estimators.overhead import cublas_workspace
-from estimators.simulate import Simulation, memory_from_simulation, plot_timeline, simulate
+from estimators.simulate import Simulation, simulate
+from estimators.simulate.estimate import memory_from_simulation
 from estimators.simulate.kernels import attention_kernel, scratch
+from estimators.simulate.plot import plot_timeline
 from estimators.simulate.replay import PHASE_OF, replay
 from estimators.simulate.snapshot import write_snapshot
 from estimators.simulate.stretch import BASE_LAYERS, stretch

@@ -3,7 +3,8 @@
 import pytest
 
 from estimators.memory import estimate_memory
-from estimators.simulate import memory_from_simulation, simulate
+from estimators.simulate import simulate
+from estimators.simulate.estimate import memory_from_simulation
 from estimators.simulate.job import Job
 from estimators.simulate.run import ask
 from estimators.unsloth_loss import chunk_rows, loss_budget

@@ -76,7 +76,8 @@ def command(
             child=child,
         )
     from advisor.render.simulation import render_simulation
-    from estimators.simulate import memory_from_simulation, plot_timeline
+    from estimators.simulate.estimate import memory_from_simulation
+    from estimators.simulate.plot import plot_timeline
 
     memory = memory_from_simulation(found, plan, model, hardware)
     if svg is not None:
