@@ -8,6 +8,7 @@ import click
 
 from advisor.cli.options import json_option
 from advisor.cli.plan_options import AskedPlan, plan_options
+from estimators.child import Child
 from profiles.errors import AdviseError
 
 
@@ -34,7 +35,10 @@ Examples:
     help="Write a snapshot that pytorch.org/memory_viz opens.",
 )
 @json_option
+@click.pass_obj
 def command(
+    child: Child,
+    /,
     path: str | None,
     vram: float | None,
     assignments: tuple[str, ...],
@@ -52,29 +56,26 @@ def command(
     Needs torch, transformers and peft, but no GPU and no weights; takes seconds. The longest of --batches decides the
     peak, their sequence what the allocator holds beside it; without them two steps of the longest batch run.
     """
-    from estimators.child import Child
+    from advisor.api import resolve_plan
+    from advisor.batch_file import read_batches
+    from estimators.simulate import simulate
 
-    with Child() as child:  # it starts before this process imports what reads the plan
-        from advisor.api import resolve_plan
-        from advisor.batch_file import read_batches
-        from estimators.simulate import simulate
-
-        asked = AskedPlan(path, vram, assignments, offline, fields)
-        plan, hardware = asked.plan(asked.base())
-        model, hardware = resolve_plan(plan, hardware=hardware, offline=offline)
-        read = read_batches(batches, plan) if batches is not None else ()
-        if sys.stderr.isatty():
-            click.echo("tracing the step on fake tensors, some seconds ...", err=True)
-        found = simulate(
-            plan,
-            model,
-            hardware,
-            seconds=seconds,
-            layers="whole" if whole else "extrapolate",
-            batches=read,
-            snapshot=snapshot,
-            child=child,
-        )
+    asked = AskedPlan(path, vram, assignments, offline, fields)
+    plan, hardware = asked.plan(asked.base())
+    model, hardware = resolve_plan(plan, hardware=hardware, offline=offline)
+    read = read_batches(batches, plan) if batches is not None else ()
+    if sys.stderr.isatty():
+        click.echo("tracing the step on fake tensors, some seconds ...", err=True)
+    found = simulate(
+        plan,
+        model,
+        hardware,
+        seconds=seconds,
+        layers="whole" if whole else "extrapolate",
+        batches=read,
+        snapshot=snapshot,
+        child=child,
+    )
     from advisor.render.simulation import render_simulation
     from estimators.simulate.estimate import memory_from_simulation
     from estimators.simulate.plot import plot_timeline
