@@ -132,10 +132,9 @@ def _held(
 ) -> dict[PhaseName, Counter[ComponentName]]:
     """Bytes by component that are alive right after each of `positions`."""
     born, died, stage, forward_end = _lives(trace)
-    wanted = list(positions.items())
     held: dict[PhaseName, Counter[ComponentName]] = {name: Counter() for name in positions}
     for index, storage in enumerate(trace.storages):
-        among = [name for name, position in wanted if 0 <= born[index] <= position < died[index]]
+        among = [name for name, position in positions.items() if 0 <= born[index] <= position < died[index]]
         if among:
             kept = died[index] >= forward_end[index]
             component = _component(storage, stage[index], kept=kept, vocab_size=vocab_size)
