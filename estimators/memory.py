@@ -511,7 +511,7 @@ def _assumptions(plan: Plan, model: ModelSpec, regime: Regime, hardware: Hardwar
         said.append("Unsloth's kernels are modelled from their source; thirteen runs of Llama and Qwen 2.5 met it")
         if not regime.fused_layers:
             said.append("Unsloth compiles this model's own layers; they are counted uncompiled")
-    elif regime.quantized and any(x.kind == "parameter" for g in model.layers for x in g.block.linears):
+    elif regime.quantized and model.has_fused_experts:
         said.append("the experts are bare tensors in transformers 5: bitsandbytes leaves them in 16 bits")
     if regime.fused_ops:
         said.append(LIGER)

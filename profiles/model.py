@@ -208,6 +208,11 @@ class ModelSpec(Record):
         return sum(g.count for g in self.layers)
 
     @cached_property
+    def has_fused_experts(self) -> bool:
+        """Whether all experts of a layer are one tensor, no module's weight."""
+        return any(x.kind == "parameter" for g in self.layers for x in g.block.linears)
+
+    @cached_property
     def parameters(self) -> int:
         """Every parameter once: a tied head counts as the embedding that it is (its bias still counts)."""
         head = 0

@@ -40,8 +40,7 @@ class LinearAdapter(Method):
 
     def _experts_refusal(self, model: ModelSpec, plan: Plan) -> str | None:
         """PEFT's ParamWrapper (tuners/lora/layer.py) adapts tensors that are no module's weight, by plain LoRA only."""
-        fused = any(x.kind == "parameter" for g in model.layers for x in g.block.linears)
-        if not fused or all(x.linear.kind != "parameter" for x in self.adapted(model, plan)):
+        if not model.has_fused_experts or all(x.linear.kind != "parameter" for x in self.adapted(model, plan)):
             return None
         if self.adapter(plan) == "dora":
             return f"PEFT has no DoRA for the fused experts of {model.name}: name other target_modules"

@@ -84,12 +84,12 @@ def _worker(rss_bytes: int) -> str:
         threading.Thread(target=_watch, args=(rss_bytes,), daemon=True).start()
     import logging
 
-    from estimators.simulate.imports import look_up_quickly
     from estimators.simulate.job import Job
+    from estimators.simulate.quick import answer_quickly
     from estimators.simulate.worker import run_job
 
     logging.disable(logging.WARNING)
-    look_up_quickly()
+    answer_quickly()
     gc.disable()  # this process is short; the hundred thousands of objects that imports make need no collection
     try:
         import torch  # noqa: F401  # takes seconds, in which the parent finds out what to ask

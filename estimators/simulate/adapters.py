@@ -40,21 +40,24 @@ def wrap(model: Any, plan: Plan, spec: ModelSpec, regime: Regime) -> Any:
 
     config = peft_config(plan, spec)
     in_fp32 = regime.adapter == 4 or plan.quantization in QUANTIZED
-    with nullcontext() if plan.platform != "llamafactory" else _without_conversion():
+    converted = plan.platform != "llamafactory" and spec.has_fused_experts
+    with nullcontext() if converted else _without_conversion():
         return peft.get_peft_model(model, config, autocast_adapter_dtype=in_fp32)
 
 
 @contextmanager
 def _without_conversion() -> Iterator[None]:
-    """LLaMA-Factory's PEFT 0.18.1 does not turn the names of experts' modules into their fused tensors."""
+    """PEFT turns the names of experts' modules into their fused tensors, LLaMA-Factory's 0.18.1 does not. Where there
+    are none, only transformers' table of 500 conversions is left out: compiling it takes a tenth of a second."""
     from peft.utils import transformers_weight_conversion as conversion
 
-    kept = conversion.convert_peft_config_for_transformers
+    kept = conversion.convert_peft_config_for_transformers, conversion.get_model_conversion_mapping
     conversion.convert_peft_config_for_transformers = lambda *args, **kwargs: None
+    conversion.get_model_conversion_mapping = lambda *args, **kwargs: []
     try:
         yield
     finally:
-        conversion.convert_peft_config_for_transformers = kept
+        conversion.convert_peft_config_for_transformers, conversion.get_model_conversion_mapping = kept
 
 
 def cast_adapters(model: Any, plan: Plan, regime: Regime) -> None:

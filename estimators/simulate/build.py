@@ -1,5 +1,6 @@
 """The model of a job on the fake device: loaded, wrapped, prepared for checkpointing, with its optimizer."""
 
+import gc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import torch
 from estimators.methods import get_method
 from estimators.methods.scalar_head import SCALAR_TASKS
 from estimators.regime import Regime
-from estimators.simulate.adapters import cast_adapters, wrap
+from estimators.simulate.adapters import cast_adapters, peft_type, wrap
 from estimators.simulate.ddp import allocate_buckets
 from estimators.simulate.fsdp import join_group, shard_fsdp2
 from estimators.simulate.job import Job
@@ -54,6 +55,9 @@ def build(job: Job, regime: Regime, tracker: Tracker, *, num_layers: int) -> Bui
     """Build a model of `num_layers` layers as the plan's platform would."""
     plan, spec = job.plan, job.model
     model = empty_model(plan, spec, regime, num_layers=num_layers)
+    if peft_type(plan):
+        import peft  # noqa: F401
+    gc.freeze()  # nothing holds a storage yet: what is there need not be looked at
     layers = find_layers(model)
     compute_dtype = DTYPES[regime.compute_dtype]
     quantized = plan.quantization in QUANTIZED

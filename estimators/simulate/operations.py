@@ -5,10 +5,10 @@ The child's side: torch is imported here. An operation that launches no kernel o
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from estimators.flops import ATTENTION_BACKWARD, FLOPS_PER_WEIGHT
 from estimators.simulate.kernels import GEMM_4BIT_MAX_ROWS
@@ -88,7 +88,7 @@ def _works(
         n_bytes = sum(n * w for n, w in zip(moved, each, strict=True))
         yield _Work("elementwise", n_bytes, max(moved), args[0][0].element_size(), tensors=sum(each)), 1
         return
-    leaves = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
+    leaves = _tensors((args, *kwargs.values(), out))
     if not any(x.device.type == "cuda" for x in leaves):
         return
     special = _MATMULS.get(name) or _SPECIAL.get(name)
@@ -113,21 +113,33 @@ def _resident(tensor: torch.Tensor) -> int:
 
 def _moved(func: Any, name: str, args: Sequence[Any], out: Any = None) -> int:
     """Bytes read and written: arguments once, results once, and again what is changed in place."""
-    written = [_resident(x) for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+    written = sum(_resident(x) for x in _tensors(out))
     if name in GATHERING:
-        return 2 * sum(written)
-    schema = func._schema.arguments
-    changed = [i for i, a in enumerate(schema[: len(args)]) if a.alias_info is not None and a.alias_info.is_write]
+        return 2 * written
+    changed = _changed(func).intersection(range(len(args)))
     read = 0
     for i, argument in enumerate(args):
-        tensors = [x for x in tree_leaves(argument) if isinstance(x, torch.Tensor)]
-        size = sum(_resident(x) for x in tensors)
+        size = sum(_resident(x) for x in _tensors(argument))
         if name not in FILLING or (name == "aten::copy_" and i not in changed):
             read += size
         if i in changed:
             read += size
     in_place = bool(changed)  # what comes back is an argument
-    return read + (0 if in_place else sum(written))
+    return read + (0 if in_place else written)
+
+
+@cache
+def _changed(func: Any) -> frozenset[int]:
+    """Which arguments an operation writes to."""
+    marks = enumerate(argument.alias_info for argument in func._schema.arguments)
+    return frozenset(i for i, mark in marks if mark is not None and mark.is_write)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors in what an operation takes or returns."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [x for each in value for x in _tensors(each)] if isinstance(value, list | tuple) else []
 
 
 # -- operations with a price of their own

@@ -7,7 +7,7 @@ import torch
 from estimators.simulate.low_rank import block_optimizer, projected_optimizer
 from estimators.simulate.muon import Muon
 from profiles.errors import UnsupportedError
-from profiles.plan import Plan
+from profiles.plan import QUANTIZED, Plan
 
 BNB = {  # name: (class in bitsandbytes.optim, is_paged, optim_bits)
     "adamw_8bit": ("AdamW", False, 8),
@@ -19,6 +19,12 @@ BNB = {  # name: (class in bitsandbytes.optim, is_paged, optim_bits)
     "paged_lion_32bit": ("Lion", True, 32),
     "paged_lion_8bit": ("Lion", True, 8),
 }
+LOW_RANK = ("galore", "apollo", "badam")  # their packages import it for classes that are not used here
+
+
+def uses_bitsandbytes(plan: Plan) -> bool:
+    """Whether weights or optimizer states are bitsandbytes', or a package that is imported needs it."""
+    return plan.quantization in QUANTIZED or plan.optimizer in BNB or plan.method in LOW_RANK
 
 
 def make_optimizer(plan: Plan, model: torch.nn.Module) -> Any:

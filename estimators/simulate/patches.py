@@ -17,19 +17,24 @@ PAGED_MIN_ELEMENTS = 100_000  # bitsandbytes optim/optimizer.py get_state_buffer
 
 
 def apply_patches(
-    *, capability: tuple[int, int], expand_kv_heads: bool = False, flash_dtype: str | None = None
+    *,
+    capability: tuple[int, int],
+    expand_kv_heads: bool = False,
+    flash_dtype: str | None = None,
+    quantizes: bool = False,
 ) -> None:
     """Make this process act as one with a GPU of this compute capability.
 
     expand_kv_heads: the run repeats key and value heads itself before attention. flash_dtype: FlashAttention 2 runs in
-    the place of SDPA, and casts fp32 inputs to this.
+    the place of SDPA, and casts fp32 inputs to this. quantizes: bitsandbytes is in use.
     """
     torch.compile = _uncompiled  # bitsandbytes compiles CPU kernels when imported: two seconds for nothing
     _device_answers(capability)
     _one_kernel_backwards()
     _grouped_products()
     _foreach_accepts_fake()
-    _optimizers_without_device()
+    if quantizes:
+        _quantizer_without_device()
     torch.nn.Module._apply = _apply
     # DoRA copies a 4-bit layer, and torch a tensor's attributes with it: a copied mode corrupts memory
     FakeTensorMode.__deepcopy__ = lambda mode, _: mode
@@ -81,7 +86,7 @@ def _foreach_accepts_fake() -> None:
         foreach._foreach_supported_types.append(FakeTensor)
 
 
-def _optimizers_without_device() -> None:
+def _quantizer_without_device() -> None:
     """bitsandbytes: large paged states live in managed memory, outside the caching allocator."""
     import bitsandbytes.functional as functional
     import bitsandbytes.nn.modules as modules

@@ -118,8 +118,7 @@ def refuse(job: Job) -> None:
     plan = job.plan
     if plan.gradient_checkpointing == "unsloth" and plan.platform != "unsloth":
         raise UnsupportedError("offloaded checkpoints exist in Unsloth only", "gradient_checkpointing: full")
-    experts = any(x.kind == "parameter" for g in job.model.layers for x in g.block.linears)
-    if plan.platform == "unsloth" and experts and plan.quantization in FOUR_BIT:
+    if plan.platform == "unsloth" and job.model.has_fused_experts and plan.quantization in FOUR_BIT:
         raise UnsupportedError("Unsloth's own 4-bit experts cannot be traced", "the analytic estimate stands")
     if plan.sharding == "fsdp2" and plan.fsdp_version == 1:
         raise UnsupportedError("the simulated tier runs FSDP2, not FSDP1")
@@ -143,16 +142,19 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int, tuple[Operation, ...]]
     gc.disable()  # storages die when their code lets go of them
     from estimators.simulate.guard import install_device_guard
     from estimators.simulate.imports import skip_needless_imports
+    from estimators.simulate.optimizers import uses_bitsandbytes
     from estimators.simulate.patches import apply_patches
 
     install_device_guard()
     sharded = job.plan.sharding == "fsdp2"
-    skip_needless_imports(sharded=sharded)
+    quantizes = uses_bitsandbytes(job.plan)
+    skip_needless_imports(sharded=sharded, quantizes=quantizes)
     capability = job.hardware.gpu.compute_capability or DEFAULT_CAPABILITY
     apply_patches(
         capability=capability,
         expand_kv_heads=job.expand_kv_heads,
         flash_dtype=_flash_dtype(job),
+        quantizes=quantizes,
     )
     import torch._dynamo.source  # noqa: F401  # first imported in a trace, it would keep the frames that lead to it
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -173,7 +175,8 @@ def trace_run(job: Job, layers: int) -> tuple[Trace, int, tuple[Operation, ...]]
         wrappers=_wrappers() if sharded else (),
     )
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), tracker:
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake, tracker:
+            fake.cache_enabled = False  # the tracker has its own memo; keeping two takes 0.3 s
             built = build(job, regime, tracker, num_layers=layers)
             trainable = built.trainable(spec.num_hidden_layers)
             run_steps(built, job, regime, tracker, tally)

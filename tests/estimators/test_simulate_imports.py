@@ -30,7 +30,7 @@ BEHIND = {  # modules that only the real ones import
 }  # fmt: skip
 TABLE = """
 from pathlib import Path
-from estimators.simulate.imports import _exported
+from estimators.simulate.quick import _exported
 import transformers.utils.import_utils as reader
 models = Path(reader.__file__).parents[1] / "models"
 plain = reader.create_import_structure_from_path(models)
