@@ -15,6 +15,7 @@ from estimators.regime import Regime
 from estimators.simulate.adapters import cast_adapters, peft_type, wrap
 from estimators.simulate.ddp import allocate_buckets
 from estimators.simulate.fsdp import join_group, shard_fsdp2
+from estimators.simulate.imports import skip_other_methods
 from estimators.simulate.job import Job
 from estimators.simulate.liger import patch_layers
 from estimators.simulate.load import DEVICE, layer_index, load
@@ -55,7 +56,8 @@ def build(job: Job, regime: Regime, tracker: Tracker, *, num_layers: int) -> Bui
     """Build a model of `num_layers` layers as the plan's platform would."""
     plan, spec = job.plan, job.model
     model = empty_model(plan, spec, regime, num_layers=num_layers)
-    if peft_type(plan):
+    if (kind := peft_type(plan)) is not None:
+        skip_other_methods(kind)
         import peft  # noqa: F401
     gc.freeze()  # nothing holds a storage yet: what is there need not be looked at
     layers = find_layers(model)

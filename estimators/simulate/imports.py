@@ -10,6 +10,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -30,6 +31,8 @@ WHOLE = (  # needless where tensors are whole, and their sizes numbers
 TABLES = ("pandas", "datasets", "datasets.fingerprint")
 OPTIONAL = ("PIL", "jinja2", "rich", "sentencepiece")  # for images, chat templates, printing, tokenizers
 QUANTIZER = "bitsandbytes"
+METHODS = "peft.tuners"
+SHARED_METHODS = frozenset({"lora", "prompt_tuning", "cartridge"})  # PEFT itself, or others of its methods, use them
 
 
 def skip_needless_imports(*, sharded: bool, quantizes: bool) -> None:
@@ -57,12 +60,22 @@ def skip_needless_imports(*, sharded: bool, quantizes: bool) -> None:
         _stand_in(MODELS, _model)
 
 
+def skip_other_methods(method: str) -> None:
+    """Of PEFT's forty methods import this one: a PEFT type, like "LORA". Call before PEFT is imported."""
+    peft = importlib.util.find_spec("peft")
+    places = peft.submodule_search_locations if peft is not None else None
+    methods = {file.parent.name for place in places or () for file in Path(place, "tuners").glob("*/__init__.py")}
+    if method.lower() in methods:  # otherwise it may be any of them
+        for name in methods - SHARED_METHODS - {method.lower()}:
+            _stand_in(f"{METHODS}.{name}", _empty_class, ModuleSpec(f"{METHODS}.{name}", None))
+
+
 def _empty_class(name: str) -> type:
     return type(name, (), {"__init__": lambda *_, **__: None})
 
 
-def _stand_in(name: str, answer: Callable[[str], Any]) -> ModuleType:
-    spec = importlib.util.find_spec(name) or ModuleSpec(name, None)  # a stand-in's submodule cannot be found
+def _stand_in(name: str, answer: Callable[[str], Any], spec: ModuleSpec | None = None) -> ModuleType:
+    spec = spec or importlib.util.find_spec(name) or ModuleSpec(name, None)  # a stand-in's submodule cannot be found
     module = ModuleType(name)
     module.__spec__ = spec
     module.__path__ = list(spec.submodule_search_locations or ()) if name in REAL_SUBMODULES else []
