@@ -1,5 +1,6 @@
 """Replay: a trace through the caching allocator -> allocated and reserved peaks, phase by phase, and what they hold."""
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from typing import get_args
@@ -133,11 +134,14 @@ def _held(
     """Bytes by component that are alive right after each of `positions`."""
     born, died, stage, forward_end = _lives(trace)
     held: dict[PhaseName, Counter[ComponentName]] = {name: Counter() for name in positions}
-    for index, storage in enumerate(trace.storages):
-        among = [name for name, position in positions.items() if 0 <= born[index] <= position < died[index]]
+    names = sorted(positions, key=positions.__getitem__)
+    points = [positions[name] for name in names]
+    for index, (birth, death) in enumerate(zip(born, died, strict=True)):
+        among = names[bisect_left(points, birth) : bisect_left(points, death)]
         if among:
-            kept = died[index] >= forward_end[index]
-            component = _component(storage, stage[index], kept=kept, vocab_size=vocab_size)
+            component = _component(
+                trace.storages[index], stage[index], kept=death >= forward_end[index], vocab_size=vocab_size
+            )
             for name in among:
                 held[name][component] += sizes[index]
     return held
@@ -146,7 +150,7 @@ def _held(
 def _lives(trace: Trace) -> tuple[list[int], list[int], list[Stage], list[int]]:
     """Per storage: position of birth and death, stage of birth, and where the forward that it was born in ends."""
     count = len(trace.storages)
-    born, died, forward_end = [-1] * count, [len(trace.events)] * count, [0] * count
+    born, died, forward_end = [len(trace.events)] * count, [len(trace.events)] * count, [0] * count
     stage: list[Stage] = ["load"] * count
     ends: list[int] = []
     for mark, start, end in trace.spans():
