@@ -41,7 +41,7 @@ def _make_dataclasses() -> None:
     """Compile equal methods of dataclasses once, and leave signatures out of their docstrings: 600 are defined, 114 of
     them by one function of torch's."""
     compiled = cache(partial(compile, filename="<string>", mode="exec"))
-    shortened = vars(inspect) | {"signature": lambda _: ""}
+    shortened = vars(inspect) | {"signature": lambda *_, **__: ""}
     vars(dataclasses).update(
         inspect=SimpleNamespace(**shortened), exec=lambda text, names, out: exec(compiled(text), names, out)
     )

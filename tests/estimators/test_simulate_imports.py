@@ -3,9 +3,14 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
+import pytest
+
+from estimators.simulate.imports import SHARED_METHODS
 from estimators.simulate.job import Job
+from estimators.simulate.quick import _version
 from profiles.catalog import find_gpu
 from profiles.families import describe_model
 from profiles.gpu import Hardware
@@ -18,6 +23,7 @@ TINY = {
 }  # fmt: skip
 IMPORTED = """
 import json, sys
+from estimators.simulate.imports import SHARED_METHODS
 from estimators.simulate.job import Job
 from estimators.simulate.worker import run_job
 import torch
@@ -26,7 +32,8 @@ json.dump(sorted(sys.modules), sys.stdout)
 """
 BEHIND = {  # modules that only the real ones import
     "torch._dynamo.symbolic_convert", "sympy.core", "torch.distributed.tensor._ops", "pandas.core", "datasets.features",
-    "torch.distributed.checkpoint", "torch._dynamo.utils",
+    "torch.distributed.checkpoint", "torch._dynamo.utils", "bitsandbytes.functional", "rich.console", "PIL.Image",
+    "jinja2.environment", "peft.tuners.vera.model",
 }  # fmt: skip
 TABLE = """
 from pathlib import Path
@@ -37,6 +44,37 @@ plain = reader.create_import_structure_from_path(models)
 reader.create_import_structure_from_path.cache_clear()
 reader.fetch__all__ = _exported
 assert plain and plain == reader.create_import_structure_from_path(models)
+"""
+
+
+QUICK_CLASSES = """
+from estimators.simulate.quick import answer_quickly
+answer_quickly()
+from dataclasses import dataclass, field
+@dataclass(order=True)
+class Point:
+    x: int
+    y: list = field(default_factory=list)
+@dataclass
+class Other:
+    x: int
+    y: list = field(default_factory=list)
+assert repr(Point(1)) == "Point(x=1, y=[])" and repr(Other(1)) == "Other(x=1, y=[])"
+assert Point(1) == Point(1) < Point(2) and Point(1) != Other(1) and Point(1).y is not Point(1).y
+assert Point.__init__ is not Other.__init__ and Point(y=[3], x=2).y == [3]
+"""
+CONVERSIONS = """
+from peft.utils import transformers_weight_conversion as conversion
+from profiles.catalog import load_model_rows
+from profiles.families import describe_model
+seen = set()
+for name, row in load_model_rows().items():
+    spec = describe_model(row.config, name)
+    pattern = conversion._MODEL_TO_CONVERSION_PATTERN.get(spec.model_type)
+    converted = bool(conversion._MOE_TARGET_MODULE_MAPPING.get(pattern))
+    assert spec.has_fused_experts or not converted, spec.name
+    seen.add((spec.has_fused_experts, converted))
+assert (True, True) in seen and (False, False) in seen
 """
 
 
@@ -54,6 +92,30 @@ def test_a_run_on_one_card_imports_nothing_that_it_never_calls():
     imported = set(json.loads(run(IMPORTED, job.model_dump_json()).splitlines()[-1]))
     assert {"torch._subclasses.fake_tensor", "transformers.models.llama.modeling_llama"} < imported
     assert not BEHIND & imported
+
+
+@pytest.mark.parametrize("method", ["vera", "ia3", "prompt"])
+def test_of_peft_the_job_s_method_is_imported(method):
+    plan = Plan(model="tiny", method=method, seq_len=128)
+    job = Job(plan=plan, model=describe_model(TINY, "tiny"), hardware=Hardware(gpu=find_gpu("rtx4090")))
+    imported = json.loads(run(IMPORTED, job.model_dump_json()).splitlines()[-1])
+    kind = {"prompt": "prompt_tuning"}.get(method, method)
+    models = {name.split(".")[2] for name in imported if name.startswith("peft.tuners.") and name.endswith(".model")}
+    assert f"peft.tuners.{kind}.config" in imported
+    assert models <= {kind, *SHARED_METHODS}
+
+
+def test_dataclasses_of_one_text_are_their_own():
+    run(QUICK_CLASSES)
+
+
+def test_versions_are_those_of_the_whole_files():
+    installed = list(distributions())
+    assert [_version(x) for x in installed] == [x.version for x in installed]
+
+
+def test_peft_converts_the_targets_of_fused_experts_only():
+    run(CONVERSIONS)
 
 
 def test_names_are_read_as_transformers_reads_them():
