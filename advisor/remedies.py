@@ -9,7 +9,7 @@ from advisor.axes import PACKED_TASKS
 from estimators.answer import Estimate
 from estimators.methods import get_method
 from profiles.errors import AdviseError
-from profiles.plan import QUANTIZED, Plan
+from profiles.plan import MOST_COUNT, QUANTIZED, Plan
 
 Judge = Callable[[Plan], Estimate]
 MOST_REMEDIES = 3
@@ -77,7 +77,7 @@ def smaller_micro_batches(plan: Plan) -> Iterator[Plan]:
     """The same batch in smaller pieces."""
     whole = plan.micro_batch_size * plan.gradient_accumulation_steps
     for size in range(plan.micro_batch_size - 1, 0, -1):
-        if whole % size == 0:
+        if whole % size == 0 and whole // size <= MOST_COUNT:
             yield plan.replace(micro_batch_size=size, gradient_accumulation_steps=whole // size)
 
 

@@ -16,7 +16,7 @@ from estimators.memory import estimate_memory
 from estimators.methods import get_method
 from profiles.gpu import Hardware
 from profiles.model import ModelSpec
-from profiles.plan import Plan
+from profiles.plan import MOST_COUNT, Plan
 from profiles.units import GIB, KIB, MIB
 
 UNITS = {"bytes": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}
@@ -78,6 +78,8 @@ def _halves(plan: Plan) -> Iterator[Plan]:
     micro = plan.micro_batch_size
     while micro > 1:
         micro = next(n for n in range(micro // 2, 0, -1) if sequences % n == 0)
+        if sequences // micro > MOST_COUNT:
+            return
         yield plan.replace(micro_batch_size=micro, gradient_accumulation_steps=sequences // micro)
 
 

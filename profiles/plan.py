@@ -25,7 +25,8 @@ QUANTIZED: frozenset[str] = FOUR_BIT | {"int8"}
 
 # Upper bounds only keep nonsense out (10^18 layers, a batch of 1e12); no real run comes near them.
 Tokens = Annotated[int, Field(ge=1, le=16_777_216)]
-SmallCount = Annotated[int, Field(ge=1, le=1_048_576)]
+MOST_COUNT = 1_048_576
+SmallCount = Annotated[int, Field(ge=1, le=MOST_COUNT)]
 
 
 class Plan(Record):

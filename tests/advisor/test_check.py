@@ -16,7 +16,7 @@ from advisor.cli.commands.check import FORMATS
 from advisor.cli.main import run
 from advisor.hardware import resolve_hardware
 from advisor.readers import read_file, readers
-from advisor.remedies import STEPS, find_remedies
+from advisor.remedies import STEPS, find_remedies, smaller_micro_batches
 from advisor.render.check import render_check
 from profiles.errors import AdviseError
 from profiles.plan import Plan
@@ -120,6 +120,11 @@ def test_any_number_anywhere_is_an_answer_or_one_error(data):
     except AdviseError as error:
         answer = error
     assert isinstance(answer, CheckAnswer) or answer.message
+
+
+def test_pieces_are_not_so_small_that_no_plan_can_count_them():
+    plan = Plan(model="llama-3.1-8b", method="lora", micro_batch_size=4096, gradient_accumulation_steps=65_536)
+    assert [p.micro_batch_size for p in smaller_micro_batches(plan)] == [2048, 1024, 512, 256]
 
 
 def test_the_same_training_in_smaller_pieces_comes_first():

@@ -17,6 +17,7 @@ from advisor.launch.metrics import Course, read_course
 from advisor.launch.monitor import PlainLog
 from profiles.plan import Plan
 from profiles.platform import load_platforms
+from tests.advisor.reporters import AtStep
 
 pytestmark = [pytest.mark.platform, pytest.mark.slow]
 TEMPLATE = (
@@ -217,19 +218,6 @@ def test_every_task_and_form_of_rows_learns(case: str, llamafactory_python: str,
         assert shown.split("labels:\n", 1)[1].count("<|im_end|>", 0, 60) == 2
 
 
-class StopAtStep(PlainLog):
-    """Asks for a stop as `touch runs/stop` does."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        super().__init__()
-        self._folder, self._at = folder, step
-
-    def event(self, event: Any) -> None:
-        super().event(event)
-        if event.event == "step" and event.step >= self._at:
-            (self._folder / "runs" / "stop").touch()
-
-
 @pytest.mark.parametrize("method", ["lora", "full", "pissa"])
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     method: str, llamafactory_python: str, tiny: Path, tmp_path: Path
@@ -238,7 +226,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     whole = write_run(tmp_path / "whole", tiny, "alpaca", {"method": method, "max_steps": steps})
     assert launch(whole, llamafactory_python)[0].status == "finished", log(whole)[-3000:]
     folder = write_run(tmp_path / "cut", tiny, "alpaca", {"method": method, "max_steps": steps})
-    stopped, _ = launch(folder, llamafactory_python, reporter=StopAtStep(folder, 3))
+    stopped, _ = launch(folder, llamafactory_python, reporter=AtStep(3, (folder / "runs" / "stop").touch))
     assert stopped.status == "stopped", log(folder)[-3000:]
     assert stopped.returncode == 130
     assert 3 <= stopped.step < steps

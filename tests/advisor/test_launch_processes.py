@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from advisor.launch.monitor import PlainLog
 from advisor.launch.stop import stop_run
 from benchmarks.methods_on_cpu import tiny_plan, write_run, write_sums
 from benchmarks.tiny_model import build_model
+from tests.advisor.reporters import AtStep, press_ctrl_c
 
 pytestmark = [pytest.mark.platform, pytest.mark.slow]
 STEPS = 24
@@ -37,19 +37,6 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_model(tmp_path_factory.mktemp("model") / "tiny")
-
-
-class AtStep(PlainLog):
-    """Does something once, at a step."""
-
-    def __init__(self, step: int, act: Any) -> None:
-        super().__init__()
-        self._at, self._act = step, act
-
-    def event(self, event: Any) -> None:
-        super().event(event)
-        if event.event == "step" and event.step == self._at:
-            self._act()
 
 
 def write(tmp_path: Path, tiny: Path, sharding: str, **changes: Any) -> Path:
@@ -90,7 +77,7 @@ def test_two_processes_learn_stop_resume_and_their_result_loads(case: str, tiny:
     sharding = case.split(",")[0]
     folder = write(tmp_path, tiny, sharding, **CASES[case])
     local = launchers()["local"]
-    stopped = local.run(folder, AtStep(2, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    stopped = local.run(folder, AtStep(2, press_ctrl_c))
     assert stopped.status == "stopped", log(folder)
     assert 2 <= stopped.step < STEPS
     state = local.run(folder, PlainLog(), resume=True)

@@ -1,8 +1,6 @@
 """Emitted projects as jobs of a real SLURM cluster of one node and of a local Ray cluster (`make prove-cluster`)."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -24,6 +22,7 @@ from benchmarks.methods_on_cpu import tiny_plan, write_run, write_sums
 from benchmarks.tiny_model import build_model
 from profiles.errors import InvalidInputError
 from tests.advisor import ray_cluster, slurm_cluster
+from tests.advisor.reporters import AtStep, press_ctrl_c
 
 pytestmark = [pytest.mark.platform, pytest.mark.slow]
 STEPS = 24
@@ -63,19 +62,6 @@ def write(tmp_path: Path, tiny: Path, queue: str, **changes: Any) -> Path:
     return write_run(tmp_path / "run $(touch x) %j 'é'", plan, write_sums(tmp_path / "sums.jsonl"), cluster=queue)
 
 
-class AtStep(PlainLog):
-    """Does something once, at a step."""
-
-    def __init__(self, step: int, act: Callable[[], None]) -> None:
-        super().__init__()
-        self._at, self._act = step, act
-
-    def event(self, event: Any) -> None:
-        super().event(event)
-        if event.event == "step" and event.step == self._at:
-            self._act()
-
-
 def log(folder: Path) -> str:
     path = folder / "runs" / "train.log"
     return path.read_text()[-3000:] if path.is_file() else "no log"
@@ -111,7 +97,7 @@ def start(folder: Path, queue: str, *words: str) -> "subprocess.Popen[bytes]":
 def test_a_job_is_stopped_and_another_ends_the_run(queue: str, tiny: Path, tmp_path: Path) -> None:
     folder = write(tmp_path, tiny, queue, n_gpus=2, sharding="ddp", micro_batch_size=4)
     launcher = launchers()[queue]
-    stopped = launcher.run(folder, AtStep(2, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    stopped = launcher.run(folder, AtStep(2, press_ctrl_c))
     assert stopped.status == "stopped", f"{stopped}\n{log(folder)}"
     assert 2 <= stopped.step < STEPS
     assert stopped.launcher == queue

@@ -18,6 +18,7 @@ from advisor.launch.lock import holder, is_held
 from advisor.launch.metrics import read_course
 from advisor.launch.monitor import PlainLog
 from profiles.units import KIB
+from tests.advisor.reporters import AtStep, press_ctrl_c
 from tests.advisor.test_launch_training import build_model, tiny_plan, write_run
 
 pytestmark = [pytest.mark.platform, pytest.mark.slow]
@@ -102,14 +103,13 @@ def test_a_changed_plan_goes_on_from_the_checkpoint(model: Path, long_rows: Path
     """The same sequences in smaller micro-batches: the loss curve is that of the unbroken run."""
     from advisor.launch.folder import RunState
     from advisor.safer import take_safer_plan
-    from tests.advisor.test_launch_training import StopAtStep
 
     batch = {"micro_batch_size": 8, "gradient_accumulation_steps": 1, "max_steps": 8, "seq_len": 96}
     whole = new_run(tmp_path / "whole", model, long_rows, **batch)
     local = launchers()["local"]
     assert local.run(whole, PlainLog()).status == "finished"
     folder = new_run(tmp_path / "run", model, long_rows, **batch)
-    assert local.run(folder, StopAtStep(3)).status == "stopped"
+    assert local.run(folder, AtStep(3, press_ctrl_c)).status == "stopped"
     change = take_safer_plan(folder, RunState(status="out-of-memory", started="x", step=3, message="out of memory"))
     assert change is not None
     assert local.run(folder, PlainLog(), resume=True).status == "finished"

@@ -1,12 +1,9 @@
 """Real training on the CPU through emit and launch: a random tiny Llama, and (slow) SmolLM2-135M."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,6 +20,7 @@ from estimators.methods import get_method
 from profiles.errors import InvalidInputError
 from profiles.plan import Plan
 from profiles.store import Store
+from tests.advisor.reporters import AtStep, press_ctrl_c
 
 pytestmark = pytest.mark.platform
 ROOT = Path(__file__).parents[2]
@@ -44,24 +42,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
-class StopAtStep(PlainLog):
-    """Presses Ctrl-C once."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self._at: int | None = step
-
-    def event(self, event: Any) -> None:
-        super().event(event)
-        if event.event == "step" and self._at is not None and event.step >= self._at:
-            self._at = None
-            os.kill(os.getpid(), signal.SIGINT)
-
-
 def test_a_tiny_llama_learns_stops_resumes_and_its_adapter_loads(tiny: Path, sums: Path, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run [1]", tiny_plan(tiny, max_steps=STEPS), sums)
     local = launchers()["local"]
-    stopped = local.run(folder, StopAtStep(2))
+    stopped = local.run(folder, AtStep(2, press_ctrl_c))
     assert stopped.status == "stopped", (folder / "runs/train.log").read_text()[-2000:]
     assert 2 <= stopped.step < STEPS
     with pytest.raises(InvalidInputError, match="earlier run"):
@@ -137,7 +121,7 @@ def test_what_has_states_of_its_own_goes_on_from_its_checkpoint(
 ) -> None:
     folder = write_run(tmp_path / "run", tiny_plan(tiny, method, **{**CELLS[method], "max_steps": 30}), sums)
     local = launchers()["local"]
-    assert local.run(folder, StopAtStep(stop)).status == "stopped"
+    assert local.run(folder, AtStep(stop, press_ctrl_c)).status == "stopped"
     assert local.run(folder, PlainLog(), resume=True).status == "finished", (folder / "runs/train.log").read_text()
     assert [step.step for step in read_course(folder / "runs" / "metrics.jsonl").steps] == list(range(1, 31))
 
