@@ -16,6 +16,8 @@ from profiles.families import describe_model
 from profiles.gpu import Hardware
 from profiles.plan import Plan
 
+pytestmark = pytest.mark.platform
+
 ROOT = Path(__file__).parents[2]
 TINY = {
     "model_type": "llama", "vocab_size": 1000, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4,
