@@ -39,6 +39,7 @@ def test_an_8b_model_on_usual_cards(gib):
         assert answer.best.plan.quantization == "bf16"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model", ["gpt2", "bert-base", "qwen2.5-0.5b", "mixtral-8x7b", "llama-70b", "gpt-oss-20b"])
 @pytest.mark.parametrize("gpu", ["t4", "rtx3060", "rtx4090", "h100", "2x a100-80g", "cpu"])
 def test_any_model_on_any_card_has_an_answer(model, gpu):

@@ -205,6 +205,7 @@ def _changed(data, name, value):
     return {**data, "constants": {**data["constants"], name: {"value": value, "n": 1, "residual": 0.1}}}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", BROKEN)
 def test_corrupt_and_foreign_files_are_refused(store, tmp_path, case) -> None:
     good = other_versions(store, torch="1.0")

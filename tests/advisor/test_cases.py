@@ -277,6 +277,7 @@ def outcome(recommendation):
     return plan.method, storage
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_the_program_agrees_with_practice_or_argues(case):
     found = answer(case)

@@ -10,6 +10,7 @@ from advisor.request import Request
 pytestmark = pytest.mark.usefixtures("stand_ins")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("goal", sorted(ORDER))
 @pytest.mark.parametrize("gib", [0.5, 1.0, 2.0, 3.5, 6.0])
 def test_with_that_memory_that_combination_wins(make_facts, goal, gib):

@@ -90,6 +90,7 @@ def answers():
 
 
 @pytest.mark.thorough
+@pytest.mark.thorough
 def test_all_our_files_are_answered(answers):
     assert len(answers) == 46
     assert sum(answer.verdict is not None for answer in answers.values()) >= 25
@@ -100,6 +101,7 @@ def test_all_our_files_are_answered(answers):
         assert CheckAnswer.model_validate(answer.model_dump(mode="json")).model_dump() == answer.model_dump()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("width", [80, 120])
 def test_screens_stay_within_their_width(answers, width):
     for path, answer in answers.items():
@@ -107,6 +109,7 @@ def test_screens_stay_within_their_width(answers, width):
         assert max(map(len, str(page).splitlines())) <= width, path
 
 
+@pytest.mark.thorough
 @given(st.data())
 @settings(max_examples=40)
 def test_any_number_anywhere_is_an_answer_or_one_error(data):
@@ -147,6 +150,7 @@ FULL = TRL.replace("use_peft: true\nlora_target_modules: [all-linear]\n", "") + 
 LONG = (CONFIGS / "axolotl" / "qlora.yaml").read_text().replace("cut_cross_entropy: true", "sequence_len: 8192")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("text", "gpu", "key"),
     [
@@ -222,6 +226,7 @@ NO_TARGETS = TRL.replace("lora_target_modules: [all-linear]\n", "")
 NOTEBOOK = (CONFIGS / "unsloth" / "notebook.py").read_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("text", "gpu", "level", "key"),
     [

@@ -42,6 +42,7 @@ def test_an_answer_names_everything_that_has_to_be_set(ask):
         assert word in out
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("columns", ["80", "120"])
 @pytest.mark.parametrize(
     "argv",

@@ -36,6 +36,7 @@ def read_or_refuse(path, tmp_path):
     return ""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("suffix", SEEDS)
 @FUZZ
 @given(data=st.data())

@@ -301,6 +301,7 @@ def test_progress_is_silent_at_first_and_then_rises(tmp_path, monkeypatch):
     assert 0 < calls[0][1] < calls[-1][1] <= 1
 
 
+@pytest.mark.thorough
 def test_fifty_thousand_rows_take_seconds(tmp_path):
     rows = [{"instruction": f"Question {i}", "input": "", "output": "word " * 100} for i in range(50_000)]
     path = write_jsonl(tmp_path / "a.jsonl", rows)

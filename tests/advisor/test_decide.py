@@ -105,6 +105,7 @@ def test_order_of_input_does_not_matter(make_facts, goal, seed):
     assert [c.key for c in rank(shuffled, order, facts)] == [c.key for c in ranked]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("goal", sorted(ORDER))
 @pytest.mark.parametrize("gib", [1.2, 3, 5, 9, 24, 80])
 def test_the_lazy_search_finds_the_winner_of_the_whole_survey(make_facts, goal, gib):

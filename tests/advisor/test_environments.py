@@ -187,6 +187,7 @@ def test_cpu_takes_the_cpu_build_and_leaves_out_what_has_none(world: Path) -> No
     assert create_environment("hf", cpu=True) == built
 
 
+@pytest.mark.thorough
 def test_an_import_that_fails_leaves_it_half_built(world: Path) -> None:
     make_wheel(world / "wheels", "trl", "1.0", code="raise ImportError('no libfoo')")
     with pytest.raises(AdviseError, match="its import fails: ImportError: no libfoo") as caught:
@@ -217,6 +218,7 @@ def test_a_package_that_is_not_there(world: Path) -> None:
     assert "No matching distribution found for peft==1.0" in log.read_text()
 
 
+@pytest.mark.thorough
 def test_an_unreachable_registry(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # nobody listens there

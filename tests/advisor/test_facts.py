@@ -162,6 +162,7 @@ def test_any_text_is_a_model_or_an_error_with_a_hint(text: str) -> None:
     assert hint
 
 
+@pytest.mark.thorough
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -315,6 +316,7 @@ def test_offline_and_not_cached(
     assert _seen(hub) == []
 
 
+@pytest.mark.thorough
 def test_gated_model_and_the_token_that_opens_it(ask: Asker, hub: ThreadingHTTPServer) -> None:
     refused = ask("org/gated")
     assert refused["code"] == "model-gated"
@@ -339,6 +341,7 @@ def test_repository_without_config(ask: Asker) -> None:
     assert "no config.json" in str(answer["message"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("repo", ["down", "no-hub"])
 def test_hub_that_is_down_or_is_none(ask: Asker, repo: str) -> None:
     answer = ask(f"org/{repo}")
@@ -352,6 +355,7 @@ def test_nobody_listens(ask: Asker, hub: ThreadingHTTPServer) -> None:
     assert float(str(answer["seconds"])) < 10
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("repo", "low", "high"), [("slow", 1, 15), ("slow-body", 3, 15)])
 def test_slow_hub_is_given_up(ask: Asker, repo: str, low: float, high: float) -> None:
     answer = ask(f"org/{repo}", {"HF_HUB_ETAG_TIMEOUT": "1"})

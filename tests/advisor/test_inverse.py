@@ -37,6 +37,7 @@ def test_bisection_is_exact(high):
         assert len(asked) <= high.bit_length() + 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("gib", [2.5, 3, 3.2, 3.5, 4])
 def test_longest_sequence_equals_trying_all(stand_ins, gib):
     base = {"model": "tinyllama", "vram_gib": gib, "methods": ("lora",), "quantizations": ("bf16",), "offline": True}
@@ -78,6 +79,7 @@ def test_the_real_estimators_are_monotone_around_the_answer():
     assert all(fits(**base, seq_len=n) for n in range(64, answer.value, 512))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("gib", [4, 15])
 def test_largest_batch_equals_trying_all(stand_ins, method, gib):
@@ -93,6 +95,7 @@ def test_largest_batch_equals_trying_all(stand_ins, method, gib):
         assert answer.best.plan.micro_batch_size == answer.value
 
 
+@pytest.mark.thorough
 def test_largest_batch_of_the_real_estimators_where_accumulation_costs_memory():
     """Full fine-tuning keeps gradients between micro-batches, so a batch in one piece may fit where pieces do not."""
     base = {"model": "smollm2-135m", "gpu": "rtx3060-12gb", "methods": ("full",), "offline": True, "seq_len": 1024}
@@ -112,6 +115,7 @@ def test_a_limit_that_no_batch_meets_is_answered_soon(stand_ins):
     assert any("were tried" in said for said in answer.assumptions)
 
 
+@pytest.mark.thorough
 def test_a_limit_holds_for_the_batch(stand_ins):
     base = {"model": "llama-1b", "vram_gib": 7, "examples": 1000, "mean_len": 200, "seq_len": 512, "offline": True}
     base |= {"methods": ("lora",), "quantizations": ("bf16",)}
@@ -252,6 +256,7 @@ def test_the_command_and_its_exit_codes(capsys):
     assert run(["fit", "--what", "luck", "--model", "llama-8b"]) == 2
 
 
+@pytest.mark.thorough
 def test_pages_keep_their_width():
     answer = fit("gpu", Request(model="llama-1b", methods=("lora",), examples=100, mean_len=100, offline=True))
     for width in (60, 100):

@@ -180,6 +180,7 @@ def outcome(read, *args, **kwargs):
         return error.message
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", ["llamafactory", "trl", "axolotl", "accelerate"])
 @given(st.dictionaries(st.sampled_from(KEYS + CODE), VALUES, max_size=12))
 def test_any_keys_and_values_are_a_reading_or_one_error(form, content):

@@ -82,6 +82,7 @@ def ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("started_by", [None, ignore_interrupts], ids=["a terminal", "a background job"])
 def test_a_watcher_sees_it_from_its_first_event_and_leaves_it_going(
     running: Path, started_by: Callable[[], None] | None
@@ -118,6 +119,7 @@ def test_events_come_through_a_pipe_one_by_one(tmp_path: Path) -> None:
     launcher.communicate(timeout=60)
 
 
+@pytest.mark.thorough
 def test_a_launcher_that_lives_hears_of_a_stop_by_another(tmp_path: Path) -> None:
     for kill, message in ((False, "stopped on request"), (True, "killed on request")):
         folder = make_run(tmp_path / f"run {kill}", steps=2000, pause=0.02)

@@ -2,12 +2,15 @@
 
 from statistics import median
 
+import pytest
+
 from benchmarks.grid import compare, recorded
 
 CELLS, MEDIAN, WITHIN_4_PERCENT, UNDER = 3000, 0.0012, 0.99, -0.03
 MISCOUNTED = {"adalora", "lora"}  # AdaLoRA's rank counters before a base moves; Unsloth's experts
 
 
+@pytest.mark.thorough
 def test_formulas_do_not_drift_from_the_recorded_cells() -> None:
     found = list(compare(recorded(), replayed=False))
     errors = [c.allocated for c in found]

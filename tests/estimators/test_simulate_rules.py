@@ -258,6 +258,7 @@ def test_the_child_is_stopped_when_it_takes_too_long():
     assert caught.value.code == "simulation-limit"
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_traced_is_refused_before_torch_is_needed():
     refused = {
         "ZeRO-3": {"n_gpus": 2, "sharding": "zero3"},

@@ -20,6 +20,7 @@ def error(found: list[Run]) -> float:
     return median(abs(exp(run.error) - 1) for run in found)
 
 
+@pytest.mark.thorough
 def test_the_calibration_makes_a_slow_host_s_steps_three_times_as_exact(calibration: Calibration) -> None:
     """56 % and 17.6 %, without the runs beside GaLore's decompositions 16.4 %."""
     before, after = runs(None), runs(calibration)

@@ -86,6 +86,7 @@ def test_no_run_that_went_out_of_memory_was_said_to_fit(rows: list[MeasuredRow])
     assert "fits" not in said
 
 
+@pytest.mark.thorough
 def test_runs_of_fms_acceleration_are_known_to_the_megabyte(rows: list[MeasuredRow]) -> None:
     """On one card by the traced code, with what its libraries did otherwise; on several by the formulas of FSDP1."""
     known = [r for r in rows if r.source == "fms" and not r.memory_note]

@@ -348,6 +348,7 @@ JUNK = st.recursive(
 KEYS = sorted({key for case in CASES.values() for key in case} | {"rope_parameters", "sliding_window", "text_config"})
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None)
 @given(
     case=st.sampled_from(sorted(CASES)),

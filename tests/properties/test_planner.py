@@ -124,6 +124,7 @@ def test_the_search_is_brute_force(data: st.DataObject, known: Facts, cell: Cell
         )
 
 
+@pytest.mark.thorough
 @settings(max_examples=80, deadline=None)
 @given(st.data(), facts(), st.sampled_from(CELLS), requests())
 def test_fast_figures_are_the_estimators(data: st.DataObject, known: Facts, cell: Cell, request: Request) -> None:
