@@ -32,7 +32,8 @@ TABLES = ("pandas", "datasets", "datasets.fingerprint")
 OPTIONAL = ("PIL", "jinja2", "rich", "sentencepiece")  # for images, chat templates, printing, tokenizers
 QUANTIZER = "bitsandbytes"
 METHODS = "peft.tuners"
-SHARED_METHODS = frozenset({"lora", "prompt_tuning", "cartridge"})  # PEFT itself, or others of its methods, use them
+# PEFT itself, or others of its methods, use these
+SHARED_METHODS = frozenset({"lora", "prompt_tuning", "cartridge", "trainable_tokens"})
 
 
 def skip_needless_imports(*, sharded: bool, quantizes: bool) -> None:

@@ -24,13 +24,14 @@ TINY = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 4096,
 }  # fmt: skip
 IMPORTED = """
-import json, sys
+import json, os, sys
 from estimators.simulate.imports import SHARED_METHODS
 from estimators.simulate.job import Job
 from estimators.simulate.worker import run_job
 import torch
 run_job(Job.model_validate_json(sys.stdin.read()))
-json.dump(sorted(sys.modules), sys.stdout)
+print(json.dumps(sorted(sys.modules)), flush=True)
+os._exit(0)  # as the child itself ends: the guard's fake kernels must not outlive the interpreter
 """
 BEHIND = {  # modules that only the real ones import
     "torch._dynamo.symbolic_convert", "sympy.core", "torch.distributed.tensor._ops", "pandas.core", "datasets.features",
@@ -49,6 +50,13 @@ assert plain and plain == reader.create_import_structure_from_path(models)
 """
 
 
+TRAINABLE = """
+import os, sys
+from estimators.simulate.job import Job
+from estimators.simulate.worker import run_job
+print(run_job(Job.model_validate_json(sys.stdin.read())).trainable_parameters, flush=True)
+os._exit(0)
+"""
 QUICK_CLASSES = """
 from estimators.simulate.quick import answer_quickly
 answer_quickly()
@@ -105,6 +113,15 @@ def test_of_peft_the_job_s_method_is_imported(method):
     models = {name.split(".")[2] for name in imported if name.startswith("peft.tuners.") and name.endswith(".model")}
     assert f"peft.tuners.{kind}.config" in imported
     assert models <= {kind, *SHARED_METHODS}
+
+
+def test_lora_can_train_some_embeddings_beside_its_adapters():
+    options = {"trainable_token_indices": [1, 2, 3]}
+    plan = Plan(model="tiny", method="lora", seq_len=128, method_options=options)
+    job = Job(plan=plan, model=describe_model(TINY, "tiny"), hardware=Hardware(gpu=find_gpu("rtx4090")))
+    with_tokens = json.loads(run(TRAINABLE, job.model_dump_json()).splitlines()[-1])
+    plain = json.loads(run(TRAINABLE, job.replace(plan=plan.replace(method_options={})).model_dump_json()))
+    assert with_tokens - plain == 3 * TINY["hidden_size"]
 
 
 def test_dataclasses_of_one_text_are_their_own():
