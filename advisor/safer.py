@@ -10,13 +10,13 @@ from advisor.hardware import resolve_hardware
 from advisor.launch.folder import RunState, load_run_file
 from advisor.plan_changes import change_plan, describe_changes
 from advisor.project import rewrite_project
-from advisor.remedies import checkpointing
+from advisor.remedies import checkpointing, smaller_micro_batches
 from estimators.answer import MemoryEstimate
 from estimators.memory import estimate_memory
 from estimators.methods import get_method
 from profiles.gpu import Hardware
 from profiles.model import ModelSpec
-from profiles.plan import MOST_COUNT, Plan
+from profiles.plan import Plan
 from profiles.units import GIB, KIB, MIB
 
 UNITS = {"bytes": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}
@@ -74,13 +74,11 @@ def _milder_first(plan: Plan) -> Iterator[Plan]:
 
 
 def _halves(plan: Plan) -> Iterator[Plan]:
-    sequences = plan.micro_batch_size * plan.gradient_accumulation_steps
     micro = plan.micro_batch_size
-    while micro > 1:
-        micro = next(n for n in range(micro // 2, 0, -1) if sequences % n == 0)
-        if sequences // micro > MOST_COUNT:
-            return
-        yield plan.replace(micro_batch_size=micro, gradient_accumulation_steps=sequences // micro)
+    for smaller in smaller_micro_batches(plan):
+        if smaller.micro_batch_size <= micro // 2:
+            micro = smaller.micro_batch_size
+            yield smaller
 
 
 def take_safer_plan(folder: Path, state: RunState) -> PlanChange | None:

@@ -1,4 +1,4 @@
-"""What the child process does not import: three of eight seconds would go to modules that a trace never calls.
+"""What the child process does not import: as long as the rest takes would go to modules that a trace never calls.
 
 torch's compiler (imported by the first function that is excluded from it), sympy with torch's symbolic sizes, pandas
 with datasets (imported by TRL's utils and DPO trainer), a table of transformers' that stands in two places. They are
@@ -66,7 +66,7 @@ def skip_other_methods(method: str) -> None:
     peft = importlib.util.find_spec("peft")
     places = peft.submodule_search_locations if peft is not None else None
     methods = {file.parent.name for place in places or () for file in Path(place, "tuners").glob("*/__init__.py")}
-    if method.lower() in methods:  # otherwise it may be any of them
+    if method.lower() in methods:  # otherwise it may be any of them (their specs are made: finding them imports PEFT)
         for name in methods - SHARED_METHODS - {method.lower()}:
             _stand_in(f"{METHODS}.{name}", _empty_class, ModuleSpec(f"{METHODS}.{name}", None))
 

@@ -90,7 +90,6 @@ def answers():
 
 
 @pytest.mark.thorough
-@pytest.mark.thorough
 def test_all_our_files_are_answered(answers):
     assert len(answers) == 46
     assert sum(answer.verdict is not None for answer in answers.values()) >= 25

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +89,12 @@ assert (True, True) in seen and (False, False) in seen
 """
 
 
+def job(method: str, **changes: Any) -> str:
+    plan = Plan(model="tiny", method=method, seq_len=128, **changes)
+    made = Job(plan=plan, model=describe_model(TINY, "tiny"), hardware=Hardware(gpu=find_gpu("rtx4090")))
+    return made.model_dump_json()
+
+
 def run(script: str, given: str = "") -> str:
     done = subprocess.run(
         [sys.executable, "-c", script], input=given, capture_output=True, text=True, cwd=ROOT, timeout=300
@@ -97,18 +104,14 @@ def run(script: str, given: str = "") -> str:
 
 
 def test_a_run_on_one_card_imports_nothing_that_it_never_calls():
-    plan = Plan(model="tiny", method="lora", seq_len=128)
-    job = Job(plan=plan, model=describe_model(TINY, "tiny"), hardware=Hardware(gpu=find_gpu("rtx4090")))
-    imported = set(json.loads(run(IMPORTED, job.model_dump_json()).splitlines()[-1]))
+    imported = set(json.loads(run(IMPORTED, job("lora")).splitlines()[-1]))
     assert {"torch._subclasses.fake_tensor", "transformers.models.llama.modeling_llama"} < imported
     assert not BEHIND & imported
 
 
 @pytest.mark.parametrize("method", ["vera", "ia3", "prompt"])
 def test_of_peft_the_job_s_method_is_imported(method):
-    plan = Plan(model="tiny", method=method, seq_len=128)
-    job = Job(plan=plan, model=describe_model(TINY, "tiny"), hardware=Hardware(gpu=find_gpu("rtx4090")))
-    imported = json.loads(run(IMPORTED, job.model_dump_json()).splitlines()[-1])
+    imported = json.loads(run(IMPORTED, job(method)).splitlines()[-1])
     kind = {"prompt": "prompt_tuning"}.get(method, method)
     models = {name.split(".")[2] for name in imported if name.startswith("peft.tuners.") and name.endswith(".model")}
     assert f"peft.tuners.{kind}.config" in imported
@@ -117,10 +120,8 @@ def test_of_peft_the_job_s_method_is_imported(method):
 
 def test_lora_can_train_some_embeddings_beside_its_adapters():
     options = {"trainable_token_indices": [1, 2, 3]}
-    plan = Plan(model="tiny", method="lora", seq_len=128, method_options=options)
-    job = Job(plan=plan, model=describe_model(TINY, "tiny"), hardware=Hardware(gpu=find_gpu("rtx4090")))
-    with_tokens = json.loads(run(TRAINABLE, job.model_dump_json()).splitlines()[-1])
-    plain = json.loads(run(TRAINABLE, job.replace(plan=plan.replace(method_options={})).model_dump_json()))
+    with_tokens = json.loads(run(TRAINABLE, job("lora", method_options=options)))
+    plain = json.loads(run(TRAINABLE, job("lora")))
     assert with_tokens - plain == 3 * TINY["hidden_size"]
 
 
